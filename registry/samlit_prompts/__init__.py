@@ -1,0 +1,1 @@
+"""Built-in prompts: one file a plug-in."""

@@ -1,0 +1,225 @@
+"""What a plug-in must be: Encoder, Prompt, Decoder, Task, Source.
+
+The letters of the shapes, here and everywhere:
+
+    B      images of a batch                 K      true masks of a batch
+    P      prompts (rows) of a PromptSet     N      values or tokens of a row
+    H W    rows and columns of the frame     h w    rows and columns of the embedding's grid
+    C      width of the embedding            M      masks that answer one row
+
+Coordinates are (x, y) in pixels of the frame unless a name says otherwise; pixel (0, 0) covers [0, 1) x [0, 1) and
+prompts name pixels, not their corners. Boxes are xyxy.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from samlit.structures import Embedding, Prediction, PromptSet, Ragged, Result, Sample, Scene
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torchmetrics import Metric
+
+    from samlit.layers import PositionCode
+
+__all__ = ["Decoder", "Dense", "Encoder", "Frame", "Prompt", "Source", "Sparse", "Task"]
+
+
+class Encoder(nn.Module, ABC):
+    """Images to image embeddings, once an image.
+
+    Attributes:
+        channels: C, the width of the embedding.
+        stride: Pixels of the frame a cell of the embedding.
+    """
+
+    channels: int
+    stride: int
+
+    @abstractmethod
+    def forward(self, image: Tensor) -> Embedding:
+        """Encode normalised images: (B, 3, H, W) float, zero where padded -> (B, C, h, w)."""
+
+    def layer_of(self, parameter: str) -> tuple[int, int]:
+        """Where a parameter (its name in this module) stands: its layer from 0 at the pixels, and how many there are.
+
+        Layer-wise learning rates read it; without an override all parameters stand in one layer.
+        """
+        return 0, 1
+
+
+class Frame(NamedTuple):
+    """The frame that prompts are encoded in.
+
+    Attributes:
+        size: H, W.
+        grid: h, w.
+        position: The random Fourier code shared by points, boxes and the image's own cells.
+    """
+
+    size: tuple[int, int]
+    grid: tuple[int, int]
+    position: PositionCode
+
+
+class Sparse(NamedTuple):
+    """Prompt tokens: (P, N, C), and which of them count: (P, N) bool."""
+
+    tokens: Tensor
+    valid: Tensor
+
+
+class Dense(NamedTuple):
+    """Maps to add to the image embedding: (P, C, h, w), and which rows have one: (P,) bool."""
+
+    map: Tensor
+    valid: Tensor
+
+
+class Prompt(nn.Module, ABC):
+    """One type of prompt, its whole life: parsed from a person, simulated from a mask, encoded, and drawn.
+
+    A prompt type is built as `Type(channels)` with the embedding's width C.
+
+    Attributes:
+        name: The word for it, in recipes, prompt sets and the predictor; the plug-in's registered name.
+        option: The option of `samlit segment` that gives one ("--point"), without the dashes.
+        padding: SAM appends a "not a point" token to points that come without a box (SAM_SPEC 1.4). "needs" asks
+            for that token, "replaces" makes it unnecessary in its row, "ignores" is everything else.
+    """
+
+    name: ClassVar[str]
+    option: ClassVar[str]
+    padding: ClassVar[Literal["needs", "replaces", "ignores"]] = "ignores"
+
+    @abstractmethod
+    def encode(self, given: Ragged, frame: Frame) -> Sparse | Dense:
+        """Encode what was given: values (P, N, ...) in pixels of the frame."""
+
+    @abstractmethod
+    def simulate(self, truth: Tensor, predicted: Tensor | None, scene: Scene) -> Ragged:
+        """What a person would give next who wants `truth` and sees `predicted`.
+
+        Args:
+            truth: (P, H, W) bool.
+            predicted: (P, H, W) bool; None before the first answer.
+            scene: Where chance comes from (`scene.generator`) and whether the model is training.
+        """
+
+    @abstractmethod
+    def parse(self, text: str) -> Tensor:
+        """One value, shape (...), in pixels of the original image, from what a person typed.
+
+        Raises:
+            ValueError: One line that says what the text should look like.
+        """
+
+    def rescale(self, value: Tensor, scale: tuple[float, float], frame: tuple[int, int]) -> Tensor:
+        """One value in pixels of the original image to pixels of the frame; `scale` is (x, y), `frame` (H, W)."""
+        return value
+
+    def check(self, value: Tensor, size: tuple[int, int]) -> None:
+        """Refuse a value that makes no sense on an image of `size` (rows, columns).
+
+        Raises:
+            ValueError: One line that says what is wrong.
+        """
+
+    def count(self, given: Ragged) -> Tensor:
+        """(P,) int64, how many prompts each row is to SAM's rule of one prompt, three masks."""
+        return given.valid.sum(1)
+
+    def missing(self) -> Tensor | None:
+        """(C,), what a dense prompt type adds to the rows that do not have it; None for nothing."""
+        return None
+
+    def padding_token(self) -> Tensor | None:
+        """(C,), the "not a point" token; given by types with padding "needs"."""
+        return None
+
+    @abstractmethod
+    def draw(self, picture: Image, value: Tensor) -> None:
+        """Draw one value, in pixels of `picture`, onto it."""
+
+
+class Decoder(nn.Module, ABC):
+    """Image embedding and prompts to masks and their predicted IoU; built as `Type(channels)`."""
+
+    @abstractmethod
+    def forward(
+        self,
+        embedding: Embedding,
+        position: Tensor,
+        image_index: Tensor,
+        sparse: Sparse,
+        dense: Tensor | None,
+        multimask: bool | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Answer P prompts.
+
+        Args:
+            embedding: Of B images.
+            position: (C, h, w), position code of the embedding's cells.
+            image_index: (P,) int64, the image of each row.
+            sparse: Tokens (P, N, C); those that are not valid change nothing.
+            dense: (P, C, h, w), or (P, C, 1, 1) where it is the same in all cells, or None; added to the embedding.
+            multimask: True asks for the masks of an ambiguous prompt, False for the single one, None for both.
+
+        Returns:
+            Low-res logits (P, M, 4h, 4w) and predicted IoU (P, M): M = 3 where `multimask`, 1 where not, and for None
+            4, the single one first.
+        """
+
+
+class Task(ABC):
+    """A generator of prompts: training, evaluation and everything-mode alike (DESIGN 2)."""
+
+    @abstractmethod
+    def rounds(self, scene: Scene) -> Generator[PromptSet, Prediction, Result]:
+        """Yield prompts, receive the model's predictions for them, return a result.
+
+        A training task's every yield is learned from. A generator that yields nothing is fine: some batches have no
+        mask.
+        """
+
+    def metric(self) -> Metric | None:
+        """A fresh torchmetrics metric whose `update` takes this task's results; None where there is none.
+
+        Its `compute` returns numbers by name, which are logged as `val/NAME`.
+        """
+        return None
+
+
+class Source(ABC):
+    """Samples by number: where images and masks come from.
+
+    A source opens nothing heavy when it is built: the parser builds it, and workers receive it by pickle.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many samples there are."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample:
+        """Sample number `index`, from 0.
+
+        Raises:
+            ValueError: The sample is damaged; one line that names it and says how.
+        """
+
+    def prepare(self, progress: Callable[[int, int, str], None] = lambda done, total, what: None) -> None:
+        """Make ready what must exist once a machine (written, indexed, downloaded), atomically; free if it exists.
+
+        Args:
+            progress: Told (done, total, what is being done), for a progress bar.
+
+        Raises:
+            FileNotFoundError: Something that the person named is not there.
+            ValueError: It is there and is not usable; one line that says why.
+        """

@@ -1,0 +1,219 @@
+"""What travels between sources, prompts, models, tasks and metrics.
+
+The letters of the shapes are those of `samlit.contracts`. "The frame" is the square that the model sees: the image,
+resized so that its long side fits and padded at the right and the bottom.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from samlit.rle import Rle
+
+if TYPE_CHECKING:
+    from samlit.contracts import Prompt
+
+__all__ = ["Batch", "Embedding", "Prediction", "PromptSet", "Ragged", "Result", "Sample", "Scene"]
+
+Result = dict[str, Any]
+"""What a task's generator returns: one entry a thing that its metric or a person reads."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and its masks, as a source yields them: masks stay strings until they are drawn.
+
+    Attributes:
+        key: Names the sample within its source.
+        image: (H, W, 3) uint8, RGB.
+        masks: One run-length string a mask, each of the image's own size.
+        phrases: A phrase for each mask ("the striped wheel of the red cart"), or none at all.
+    """
+
+    key: str
+    image: np.ndarray
+    masks: tuple[Rle, ...]
+    phrases: tuple[str, ...] = ()
+
+
+@dataclass
+class Batch:
+    """B images and all K of their masks, packed: an image may have no mask, and no mask is padded.
+
+    Attributes:
+        image: (B, 3, H, W) uint8, RGB, in the frame; what lies outside `sizes` is padding.
+        sizes: (B, 2) int64, rows and columns of the frame that hold picture.
+        original: (B, 2) int64, rows and columns of the picture before it was resized.
+        masks: (K, H, W) bool, in the frame.
+        image_index: (K,) int64, the image that each mask belongs to, ascending.
+        keys: B names.
+        phrases: K phrases, empty where the source has none.
+    """
+
+    image: Tensor
+    sizes: Tensor
+    original: Tensor
+    masks: Tensor
+    image_index: Tensor
+    keys: list[str] = field(default_factory=list)
+    phrases: list[str] = field(default_factory=list)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch with its tensors on `device`."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in moved.items():
+            if isinstance(value, Tensor):
+                moved[name] = value.to(device, non_blocking=non_blocking)
+        return Batch(**moved)
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory; called by the data loader."""
+        pinned = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in pinned.items():
+            if isinstance(value, Tensor):
+                pinned[name] = value.pin_memory()
+        return Batch(**pinned)
+
+
+class Embedding(NamedTuple):
+    """What an encoder makes of B images, once an image.
+
+    Attributes:
+        image: (B, C, h, w), SAM's image embedding.
+        early: Feature maps of earlier layers, (B, c, h', w') each, for decoders that want detail (HQ-SAM).
+    """
+
+    image: Tensor
+    early: tuple[Tensor, ...] = ()
+
+
+class Ragged(NamedTuple):
+    """Up to N values for each of P rows, where rows have different numbers of them.
+
+    Attributes:
+        values: (P, N, ...), anything where not valid.
+        valid: (P, N) bool.
+    """
+
+    values: Tensor
+    valid: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor) -> Ragged:
+        """All values count: (P, N, ...)."""
+        return cls(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))
+
+    def append(self, other: Ragged) -> Ragged:
+        """The values of both, row by row; N is the sum."""
+        return Ragged(torch.cat([self.values, other.values], 1), torch.cat([self.valid, other.valid], 1))
+
+    def where(self, rows: Tensor) -> Ragged:
+        """The same values, kept only in the rows that `rows` (P,) bool names."""
+        return Ragged(self.values, self.valid & rows[:, None])
+
+    def __getitem__(self, rows: Any) -> Ragged:  # type: ignore[override]
+        """Some of the rows, by any index of the first axis."""
+        return Ragged(self.values[rows], self.valid[rows])
+
+
+@dataclass
+class PromptSet:
+    """P prompts for the images of a batch: each row asks for one mask, with any mix of prompt types.
+
+    Attributes:
+        image_index: (P,) int64, the image that each row is about.
+        given: By prompt name ("points", "boxes", ...), what is given in each row, in pixels of the frame.
+        multimask: Whether rows are answered with three masks (True) or one (False). None is SAM's rule: three where
+            the row is one single prompt, one where it is more (paper section 3, SAM_SPEC 1.5).
+        target: (P,) int64, the mask of the scene that each row asks for; None where row i asks for mask i.
+    """
+
+    image_index: Tensor
+    given: dict[str, Ragged]
+    multimask: bool | None = None
+    target: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.image_index)
+
+
+@dataclass
+class Prediction:
+    """The model's answer to P prompts: M masks each with the model's own estimate of their IoU.
+
+    Attributes:
+        logits: (P, M, 4h, 4w), low-res logits over the whole frame; a pixel is in the mask where they exceed 0.
+        iou: (P, M), predicted IoU, a raw value that may exceed 1.
+        allowed: (P, M) bool, which of the M answer the row (see `PromptSet.multimask`).
+        frame: Rows and columns of the frame.
+    """
+
+    logits: Tensor
+    iou: Tensor
+    allowed: Tensor
+    frame: tuple[int, int]
+
+    def best(self) -> Tensor:
+        """(P,) int64, the allowed mask of highest predicted IoU."""
+        return self.iou.masked_fill(~self.allowed, -torch.inf).argmax(1)
+
+    def pick(self, which: Tensor) -> Tensor:
+        """Low-res logits (P, 4h, 4w) of one mask a row; `which` is (P,) int64."""
+        return self.logits[torch.arange(len(which), device=which.device), which]
+
+    def full(self, logits: Tensor) -> Tensor:
+        """Low-res logits (P, 4h, 4w) or (P, M, 4h, 4w) at the frame's resolution, bilinear as in SAM."""
+        four = logits if logits.ndim == 4 else logits[:, None]
+        up = F.interpolate(four.float(), self.frame, mode="bilinear", align_corners=False)
+        return up if logits.ndim == 4 else up[:, 0]
+
+
+@dataclass
+class Scene:
+    """What a task sees: a batch without its pixels' meaning, the model's prompt types, and a source of chance.
+
+    Attributes:
+        batch: The images and, where they are known, the true masks.
+        prompts: The model's prompt types by name: a task simulates through them and imports none.
+        seed: All chance in the task comes from this number.
+        training: Whether the answers will be learned from.
+    """
+
+    batch: Batch
+    prompts: Mapping[str, Prompt]
+    seed: int = 0
+    training: bool = False
+
+    @property
+    def masks(self) -> Tensor:
+        """(K, H, W) bool, the true masks."""
+        return self.batch.masks
+
+    @property
+    def image_index(self) -> Tensor:
+        """(K,) int64, the image that each true mask belongs to."""
+        return self.batch.image_index
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """Rows and columns of the frame."""
+        return self.batch.image.shape[-2], self.batch.image.shape[-1]
+
+    @cached_property
+    def generator(self) -> torch.Generator:
+        """Chance for tensors, on their device."""
+        return torch.Generator(self.batch.image.device).manual_seed(self.seed)
+
+    @cached_property
+    def chance(self) -> random.Random:
+        """Chance for choices made on the host, so that none of them waits for the device."""
+        return random.Random(self.seed)
