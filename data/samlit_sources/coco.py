@@ -293,7 +293,13 @@ def _mask(segmentation: str | tuple[int, ...] | list[list[float]], size: tuple[i
         return Rle(size, segmentation)
     if isinstance(segmentation, tuple):
         return rle.from_uncompressed(size, segmentation)
-    # The API crashes or guesses on what `_segmentation` has refused.
+    # The API crashes or guesses on what `_segmentation` has refused, and its memory grows with the outline's length:
+    # a small file could ask for any amount.
+    longest = 2 * size[0] * size[1] + 100 * (size[0] + size[1])
+    for part in segmentation:
+        points = np.asarray(part).reshape(-1, 2)
+        if np.abs(points - np.roll(points, 1, 0)).sum() > longest:
+            raise ValueError("its polygon runs to and fro, longer than any outline on an image of that size")
     merged = official.merge(official.frPyObjects(segmentation, *size))
     return Rle(size, merged["counts"].decode("ascii"))
 
@@ -368,8 +374,9 @@ def _sizes(images: list[Any]) -> dict[Any, tuple[int, int]]:
                 f"image {image['id']} has no usable height and width ({sides[0]!r}, {sides[1]!r}); add them"
             )
         height, width = (int(side) for side in sides)
-        if height * width > MAX_PIXELS:
-            raise ValueError(f"image {image['id']} is stated to have {height}x{width} pixels, more than {MAX_PIXELS}")
+        if height * width > MAX_PIXELS or max(height, width) > rle.MAX_SIDE:
+            limit = f"more than {rle.MAX_SIDE} a side or {MAX_PIXELS} in all"
+            raise ValueError(f"image {image['id']} is stated to have {height}x{width} pixels, {limit}")
         sizes[image["id"]] = height, width
     return sizes
 
