@@ -1,0 +1,160 @@
+"""Procedural scenes of things with parts and sub-parts, to train and test without any download."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Literal
+
+from samlit import cache
+from samlit.contracts import Source
+from samlit.shards import writing
+from samlit.structures import Sample
+from samlit_sources import _scenes
+from samlit_sources.sa1b import Sa1b
+
+__all__ = ["Shapes"]
+
+SHARD = 250
+"""Scenes a shard."""
+
+
+class Shapes(Source):
+    """Procedural scenes of carts, cats and rockets, in clutter, with a phrase for every mask.
+
+    A click is truly ambiguous: a hub lies on a wheel, and the wheel on a cart. The scenes are written once, as shards
+    in SA-1B's layout, and read like those.
+
+    Args:
+        split: No scene of one is in the other.
+        count: How many scenes.
+        size: The long side in pixels; the short one is 6 to 8 eighths of it.
+        seed: Another seed, other scenes.
+        root: The folder for the shards; by default one in the cache, named after all of this.
+    """
+
+    def __init__(
+        self, split: Literal["train", "val"], count: int, size: int = 128, seed: int = 0, root: str | None = None
+    ) -> None:
+        if split not in ("train", "val"):
+            raise ValueError(f"split is train or val, not {split!r}")
+        if count < 1:
+            raise ValueError(f"count is at least 1, not {count}")
+        if size < 32 or size % 8:
+            raise ValueError(f"size is a multiple of 8 from 32 on, not {size}")
+        self.split, self.count, self.size, self.seed = split, count, size, seed
+        self.root = root
+        self._reader: Sa1b | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the shards are, or will be."""
+        if self.root is not None:
+            return Path(self.root).expanduser()
+        name = f"v{_scenes.VERSION}-{self.split}-{self.count}x{self.size}-seed{self.seed}"
+        return cache.folder() / "shapes" / name
+
+    def prepare(self, progress: Callable[[int, int, str], None] = lambda done, total, what: None) -> None:
+        """Write the shards that are missing, with all processors.
+
+        Each shard appears under its name when it is whole, so whatever an interrupted run has left is gone on with.
+
+        Args:
+            progress: Told (scenes done, scenes, what is being done).
+
+        Raises:
+            ValueError: The folder holds something else.
+        """
+        folder = self.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._claim(folder)
+        jobs = [job for job in self._jobs(folder) if not job.path.exists()]
+        done = self.count - sum(job.count for job in jobs)
+        progress(done, self.count, "drawing scenes")
+        for count in _drawn(jobs):
+            done += count
+            progress(done, self.count, "drawing scenes")
+        self._reader = self._read(folder)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        """Scene number `index`.
+
+        Raises:
+            FileNotFoundError: The scenes are not drawn yet: call `prepare` first.
+            IndexError: There are not so many.
+            ValueError: The record is damaged; one line that names shard and key and says how.
+        """
+        if self._reader is None:
+            self._reader = self._read(self.folder)
+        return self._reader[index]
+
+    def _claim(self, folder: Path) -> None:
+        """Make sure that the folder is for these very scenes, and say so in it."""
+        about = {"version": _scenes.VERSION, "split": self.split, "seed": self.seed, "size": self.size}
+        about["count"] = self.count
+        label = folder / "shapes.json"
+        if label.exists():
+            try:
+                same = json.loads(label.read_bytes()) == about
+            except ValueError:
+                same = False
+            if not same:
+                raise ValueError(f"{folder} holds other scenes than these; name another folder, or remove it")
+        elif any(folder.glob("*.tar")):
+            raise ValueError(f"{folder} holds shards that are not scenes; name another folder")
+        else:
+            with writing(label) as stream:
+                stream.write(json.dumps(about).encode())
+
+    def _jobs(self, folder: Path) -> list[_scenes.Job]:
+        stream = {"train": 0, "val": 1}[self.split]
+        return [
+            _scenes.Job(
+                folder / f"sa_{start // SHARD:06d}.tar",
+                self.seed,
+                stream,
+                start,
+                min(SHARD, self.count - start),
+                self.size,
+            )
+            for start in range(0, self.count, SHARD)
+        ]
+
+    def _read(self, folder: Path) -> Sa1b:
+        missing = [job.path.name for job in self._jobs(folder) if not job.path.exists()]
+        if missing:
+            raise FileNotFoundError(f"{folder} lacks {missing[0]}: the scenes are not drawn yet, call prepare() first")
+        self._claim(folder)
+        reader = Sa1b(str(folder))
+        reader.prepare()
+        return reader
+
+
+def _drawn(jobs: list[_scenes.Job]) -> Iterator[int]:
+    """Write shards, in as many processes as there are processors; yields how many scenes each new one has."""
+    workers = min(os.cpu_count() or 1, len(jobs))
+    left = {job.path: job for job in jobs}
+    if workers > 1:
+        # Spawned, not forked: a fork of a process with threads (torch has some) may hang.
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+        try:
+            futures: dict[Future[int], _scenes.Job] = {pool.submit(_scenes.write, job): job for job in jobs}
+            for future in as_completed(futures):
+                count = future.result()
+                del left[futures[future].path]
+                yield count
+        except BrokenProcessPool:
+            # A script without `if __name__ == "__main__"` cannot be spawned from; one process can still do it.
+            pass
+        finally:
+            pool.shutdown(cancel_futures=True)
+    for job in left.values():
+        yield _scenes.write(job)
