@@ -28,7 +28,7 @@ def grabcut(image: npt.NDArray[np.uint8], box: Sequence[float], around: float | 
         image: (H, W, 3) uint8, RGB.
         box: xyxy in pixels, both corners inside the box, as the prompt `boxes` has it; cut at the image's border.
         around: How much picture beside the box is background to learn from, in sides of the box, 10 pixels at least.
-            None is all of it, the textbook's way; 1 takes a small part of the time and is mostly the better mask.
+            None is all of it, the textbook's way; 1 takes a small part of the time, for masks about as good.
 
     Returns:
         (H, W) bool.
