@@ -140,7 +140,9 @@ def _house(r: Random) -> Part:
             Part("pane", [_rect(window_x + 0.03, y - 0.19, window_x + w - 0.07, y + 0.19)], look="glass"),
         ]
     else:
-        window.parts = [Part("pane", [_rect(window_x - w + 0.08, y - 0.18, window_x + w - 0.08, y + 0.18)], look="glass")]
+        window.parts = [
+            Part("pane", [_rect(window_x - w + 0.08, y - 0.18, window_x + w - 0.08, y + 0.18)], look="glass")
+        ]
     parts = [wall, roof, door, window]
     if r.random() < 0.6:
         x = r.choice((-1, 1)) * r.uniform(0.4, 0.55)
@@ -197,7 +199,10 @@ def _tree(r: Random) -> Part:
     if r.random() < 0.5:
         trunk.parts.append(Part("hollow", [_oval(0, 0.55, w * 0.65, w * 0.9)], look="dark"))
     if r.random() < 0.3:
-        crown = Part("crown", [_poly((0, -0.97), (0.62, 0.1), (0.25, 0.1), (0.75, 0.5), (-0.75, 0.5), (-0.25, 0.1), (-0.62, 0.1))])
+        crown = Part(
+            "crown",
+            [_poly((0, -0.97), (0.62, 0.1), (0.25, 0.1), (0.75, 0.5), (-0.75, 0.5), (-0.25, 0.1), (-0.62, 0.1))],
+        )
         spots = [(0.0, -0.35), (-0.3, 0.3), (0.3, 0.28)]
     else:
         crown = Part("crown", [_wavy(0, y, r.uniform(0.68, 0.9), 0.57, r.randrange(7, 11), 0.22, r.uniform(0, 3))])
@@ -216,13 +221,24 @@ def _boat(r: Random) -> Part:
     hull = Part("hull", [_poly((-0.97, deck), (0.97, deck), (keel, 0.95), (-keel, 0.95))], look="main")
     spots = r.choice(((-0.4, 0.0, 0.4), (-0.3, 0.3), (0.0,)))
     hull.parts = [
-        Part("porthole", [_oval(x, (deck + 0.95) / 2, 0.16)], [Part("glass", [_oval(x, (deck + 0.95) / 2, 0.1)], look="glass")], look="metal")
+        Part(
+            "porthole",
+            [_oval(x, (deck + 0.95) / 2, 0.16)],
+            [Part("glass", [_oval(x, (deck + 0.95) / 2, 0.1)], look="glass")],
+            look="metal",
+        )
         for x in spots
     ]
     mast = Part("mast", [_bar(lean - 0.05, deck, lean, -0.95, 0.11)], look="wood")
-    sail = Part("sail", [_poly((lean + 0.08, -0.85), (r.uniform(0.65, 0.9), deck - 0.15), (lean + 0.08, deck - 0.1))], look="any")
+    sail = Part(
+        "sail",
+        [_poly((lean + 0.08, -0.85), (r.uniform(0.65, 0.9), deck - 0.15), (lean + 0.08, deck - 0.1))],
+        look="any",
+    )
     sail.parts.append(Part("emblem", [_oval(lean + 0.3, deck - 0.38, 0.15)], look="bright"))
-    jib = Part("jib", [_poly((lean - 0.1, -0.7), (-r.uniform(0.55, 0.8), deck - 0.12), (lean - 0.1, deck - 0.12))], look="any")
+    jib = Part(
+        "jib", [_poly((lean - 0.1, -0.7), (-r.uniform(0.55, 0.8), deck - 0.12), (lean - 0.1, deck - 0.12))], look="any"
+    )
     return Part("boat", [], [mast, sail, *([jib] if r.random() < 0.6 else []), hull])
 
 
@@ -250,19 +266,49 @@ def _snowman(r: Random) -> Part:
     belly.parts = [Part("button", [_oval(0, 0.97 - large * k, 0.1)], look="bright", round=True) for k in (1.35, 0.75)]
     top = head_y - small * 0.7
     band = Part("band", [_rect(-0.24, top - 0.16, 0.24, top - 0.02)], look="bright")
-    hat = Part("hat", [_rect(-0.24, top - r.uniform(0.38, 0.5), 0.24, top), _rect(-0.42, top - 0.05, 0.42, top + 0.07)], [band], look="main")
-    arms = [Part("arm", [_bar(s * large * 0.8, 0.3, s * 0.97, r.uniform(-0.2, 0.3), 0.09)], look="wood") for s in (-1, 1)]
-    scarf = Part("scarf", [_rect(-small * 0.95, head_y + small * 0.62, small * 0.95, head_y + small * 1.1, 0.08), _rect(small * 0.2, head_y + small * 0.7, small * 0.75, head_y + small * 2.1)], look="bright")
+    hat = Part(
+        "hat",
+        [_rect(-0.24, top - r.uniform(0.38, 0.5), 0.24, top), _rect(-0.42, top - 0.05, 0.42, top + 0.07)],
+        [band],
+        look="main",
+    )
+    arms = [
+        Part("arm", [_bar(s * large * 0.8, 0.3, s * 0.97, r.uniform(-0.2, 0.3), 0.09)], look="wood") for s in (-1, 1)
+    ]
+    scarf = Part(
+        "scarf",
+        [
+            _rect(-small * 0.95, head_y + small * 0.62, small * 0.95, head_y + small * 1.1, 0.08),
+            _rect(small * 0.2, head_y + small * 0.7, small * 0.75, head_y + small * 2.1),
+        ],
+        look="bright",
+    )
     return Part("snowman", [], [*arms, belly, head, scarf, hat])
 
 
 def _car(r: Random) -> Part:
     roof, waist, floor = r.uniform(-0.5, -0.4), r.uniform(-0.08, 0.02), 0.38
     front, back = r.uniform(0.45, 0.6), r.uniform(0.5, 0.8)
-    cabin = Part("cabin", [_poly((-back, waist + 0.03), (-back + 0.2, roof), (front - 0.25, roof), (front, waist + 0.03))], look="any")
+    cabin = Part(
+        "cabin",
+        [_poly((-back, waist + 0.03), (-back + 0.2, roof), (front - 0.25, roof), (front, waist + 0.03))],
+        look="any",
+    )
     cabin.parts = [
-        Part("window", [_poly((-back + 0.14, waist - 0.04), (-back + 0.27, roof + 0.1), (-0.08, roof + 0.1), (-0.08, waist - 0.04))], look="glass"),
-        Part("window", [_poly((0.04, waist - 0.04), (0.04, roof + 0.1), (front - 0.3, roof + 0.1), (front - 0.14, waist - 0.04))], look="glass"),
+        Part(
+            "window",
+            [
+                _poly(
+                    (-back + 0.14, waist - 0.04), (-back + 0.27, roof + 0.1), (-0.08, roof + 0.1), (-0.08, waist - 0.04)
+                )
+            ],
+            look="glass",
+        ),
+        Part(
+            "window",
+            [_poly((0.04, waist - 0.04), (0.04, roof + 0.1), (front - 0.3, roof + 0.1), (front - 0.14, waist - 0.04))],
+            look="glass",
+        ),
     ]
     body = Part("body", [_rect(-0.97, waist, 0.97, floor, 0.16)], look="main")
     body.parts = [Part("lamp", [_oval(0.85, waist + 0.15, 0.1)], look="bright", round=True)]
@@ -279,7 +325,12 @@ def _butterfly(r: Random) -> Part:
     reach, low, tilt = r.uniform(0.42, 0.5), r.uniform(0.3, 0.4), r.uniform(0.2, 0.7)
     wings = []
     for s in (-1, 1):
-        spot = Part("spot", [_oval(s * 0.58, -0.38, 0.17)], [Part("dot", [_oval(s * 0.58, -0.38, 0.09)], look="dark")], look="light")
+        spot = Part(
+            "spot",
+            [_oval(s * 0.58, -0.38, 0.17)],
+            [Part("dot", [_oval(s * 0.58, -0.38, 0.09)], look="dark")],
+            look="light",
+        )
         tip = Part("tail spot", [_oval(s * 0.45, 0.42, 0.14)], look="bright")
         outline = [_oval(s * 0.5, -0.35, reach, 0.42, -s * tilt), _oval(s * 0.42, 0.4, low + 0.05, low, s * tilt)]
         wings.append(Part("wing", outline, [spot, tip], look="main"))
@@ -295,9 +346,17 @@ def _rocket(r: Random) -> Part:
     belt = Part("belt", [_rect(-w, 0.28, w, 0.44)], look="any")
     hull = Part("hull", [_rect(-w, nose - 0.02, w, 0.6)], [window, belt], look="main")
     cone = Part("nose", [_oval(0, nose, w, 0.97 + nose, span=(0.5, 1.0))], look="bright")
-    fins = [Part("fin", [_poly((s * (w - 0.04), 0.1), (s * 0.8, 0.55), (s * 0.8, 0.8), (s * (w - 0.04), 0.58))]) for s in (-1, 1)]
+    fins = [
+        Part("fin", [_poly((s * (w - 0.04), 0.1), (s * 0.8, 0.55), (s * 0.8, 0.8), (s * (w - 0.04), 0.58))])
+        for s in (-1, 1)
+    ]
     core = Part("core", [_oval(0, 0.68, w * 0.4, 0.16)], look="light")
-    flame = Part("flame", [_poly((-w * 0.8, 0.55), (w * 0.8, 0.55), (w * 0.3, 0.8), (0, 0.98), (-w * 0.3, 0.8))], [core], look="bright")
+    flame = Part(
+        "flame",
+        [_poly((-w * 0.8, 0.55), (w * 0.8, 0.55), (w * 0.3, 0.8), (0, 0.98), (-w * 0.3, 0.8))],
+        [core],
+        look="bright",
+    )
     return Part("rocket", [], [flame, *fins, hull, cone])
 
 
@@ -309,7 +368,9 @@ def _cat(r: Random) -> Part:
     eyes = [_eye(r, s * r.uniform(0.34, 0.4), -0.05, 0.21, r.uniform(0.75, 1.0)) for s in (-1, 1)]
     nose = Part("nose", [_poly((-0.13, 0.22), (0.13, 0.22), (0, 0.4))], look="pink")
     muzzle = Part("muzzle", [_oval(0, 0.42, r.uniform(0.38, 0.5), 0.28)], [nose], look="light")
-    head = Part("face", [_oval(0, 0.12, r.uniform(0.82, 0.92), r.uniform(0.68, 0.76))], [*eyes, muzzle], look="main", round=True)
+    head = Part(
+        "face", [_oval(0, 0.12, r.uniform(0.82, 0.92), r.uniform(0.68, 0.76))], [*eyes, muzzle], look="main", round=True
+    )
     return Part("cat", [], [*ears, head])
 
 
