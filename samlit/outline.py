@@ -58,26 +58,31 @@ def definition(module: str, attribute: str) -> Definition | None:
         None where the text does not tell: a value that is computed, a star import, a compiled module.
 
     Raises:
-        AttributeError: The module certainly has nothing of that name.
+        AttributeError: The module certainly has nothing of that name; its `obj` is what it has.
         ModuleNotFoundError: It, or a module it re-exports from, does not exist.
         SyntaxError: Its text is not Python.
     """
+    return _trace(module, attribute)[1]
+
+
+def _trace(module: str, attribute: str) -> tuple[str, Definition | None]:
+    """The definition, and the module that it stands in."""
     tree = parse(module)
     if tree is None:
-        return None
+        return module, None
     names: set[str] = set()
     for statement in reversed(list(_statements(tree.body))):
         match statement:
             case ast.ClassDef(name=name) | ast.FunctionDef(name=name):
                 if name == attribute:
-                    return statement
+                    return module, statement
                 names.add(name)
             case ast.ImportFrom(names=aliases):
                 for alias in aliases:
                     if (alias.asname or alias.name) == attribute:
                         origin = _origin(module, statement)
                         # "from package import module" gives a module, not a definition.
-                        return None if locate(f"{origin}.{alias.name}") else definition(origin, alias.name)
+                        return (module, None) if locate(f"{origin}.{alias.name}") else _trace(origin, alias.name)
                     names.add(alias.asname or alias.name)
             case ast.Import(names=aliases):
                 names.update(alias.asname or alias.name.partition(".")[0] for alias in aliases)
@@ -85,10 +90,8 @@ def definition(module: str, attribute: str) -> Definition | None:
                 targets = (n for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
                 names.update(target.id for target in targets)
     if attribute in names or names & {"*", "__getattr__"}:
-        return None
-    error = AttributeError(f"module {module!r} has no {attribute!r}", name=attribute)
-    error.obj = sorted(names)
-    raise error
+        return module, None
+    raise AttributeError(f"module {module!r} has no {attribute!r}", name=attribute, obj=sorted(names))
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
@@ -117,15 +120,39 @@ def summary(node: ast.Module | Definition | None) -> str:
     return (ast.get_docstring(node) or "").partition("\n")[0] if node is not None else ""
 
 
-def arguments(node: Definition | None, method: str = "__init__") -> list[str] | None:
-    """Names that a function, or a method of a class, can be called with; None where that is open or unknown."""
-    if isinstance(node, ast.ClassDef):
-        methods = (s for s in node.body if isinstance(s, ast.FunctionDef) and s.name == method)
-        node = next(methods, None)
+def arguments(module: str, attribute: str, method: str = "__init__") -> list[str] | None:
+    """Names that a function, or a class, can be called with; None where the text does not tell.
+
+    Args:
+        module: The module.
+        attribute: The function or class.
+        method: What is called of a class.
+    """
+    try:
+        home, node = _trace(module, attribute)
+        if isinstance(node, ast.ClassDef):
+            if (home, node.name) == ("abc", "ABC"):
+                return []
+            if node.decorator_list or node.keywords:  # dataclasses and metaclasses may make an __init__ of their own
+                return None
+            found = [s for s in node.body if isinstance(s, ast.FunctionDef) and s.name == method]
+            if not found:
+                return _inherited(home, node, method)
+            node = found[-1]
+    except (AttributeError, ImportError, OSError, SyntaxError, ValueError):
+        return None
     if node is None or node.args.kwarg is not None:
         return None
     names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
     return [name for name in names if name != "self"]
+
+
+def _inherited(module: str, node: ast.ClassDef, method: str) -> list[str] | None:
+    for base in node.bases:
+        known = arguments(module, base.id, method) if isinstance(base, ast.Name) and base.id != node.name else None
+        if known != []:
+            return known
+    return []
 
 
 def missing_imports(module: str) -> list[str]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
+from importlib.metadata import PackageNotFoundError, distribution, distributions
 from typing import Any
 
 from samlit import outline
@@ -143,10 +144,9 @@ def find(kind: str, name: str) -> Plugin:
     if not matches:
         raise UsageError(_unknown(kind, name, [plugin.name for plugin in table]))
     if rivals(matches[0]):
-        raise UsageError(
-            f"two packages register the {kind[:-1]} {name!r}: {_join(f'{p.package} ({p.class_path})' for p in matches)}; "
-            "write the class path of the one you mean, or uninstall the other"
-        )
+        both = _join(f"{plugin.package} ({plugin.class_path})" for plugin in matches)
+        what = "write the class path of the one you mean, or uninstall the other"
+        raise UsageError(f"two packages register the {kind[:-1]} {name!r}: {both}; {what}")
     return matches[0]
 
 
@@ -188,7 +188,7 @@ def _needs(missing: str, plugin: Plugin | None) -> str:
 
 def _install(missing: str, plugin: Plugin) -> str:
     try:
-        requirements = _distribution(plugin.package).requires or []
+        requirements = distribution(plugin.package).requires or []
     except PackageNotFoundError:
         requirements = []
     wanted = {_canonical(missing), _canonical(PACKAGE_OF.get(missing, missing))}
@@ -200,14 +200,10 @@ def _install(missing: str, plugin: Plugin) -> str:
     return f"pip install '{plugin.package}[{','.join(plugin.extras)}]'" if plugin.extras else ""
 
 
-def _distribution(package: str) -> Distribution:
-    return distribution(package)
-
-
 def _canonical(name: str) -> str:
     """One spelling for the names that pip takes to be the same."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _join(words: Any) -> str:
+def _join(words: Iterable[str]) -> str:
     return " and ".join(words)

@@ -1,0 +1,211 @@
+"""The `samlit` command. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import NamedTuple
+
+from samlit import __version__
+from samlit.errors import ArgumentParser, SamlitError, UsageError, did_you_mean, one_line
+
+__all__ = ["COMMANDS", "main"]
+
+
+class Command(NamedTuple):
+    """Where a command lives, and what it does.
+
+    Attributes:
+        target: "module:function", called with the words after the command; returns the exit status.
+        summary: For `samlit --help`.
+    """
+
+    target: str
+    summary: str
+
+
+# A new command is one line here.
+COMMANDS = {
+    "fit": Command("samlit.cli:run_recipe", "train a recipe, or fine-tune with it"),
+    "validate": Command("samlit.cli:run_recipe", "run a recipe's validation tasks"),
+    "test": Command("samlit.cli:run_recipe", "the same on the test set, once, at the end"),
+    "predict": Command("samlit.cli:run_recipe", "run a recipe's task and keep its results"),
+    "list": Command("samlit.cli:list_registered", "what is registered: plug-ins and recipes"),
+    "segment": Command("samlit.segment:main", "masks of pictures, from the shell"),
+}
+
+EXAMPLES = """
+A first run, which takes a minute without a GPU:
+  samlit fit --recipe tiny
+
+Any key of a recipe can be given on the command line:
+  samlit fit --recipe tiny --model.encoder vit_b --trainer.max_steps 10
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and say in one line what went wrong, if something did.
+
+    Args:
+        argv: The words after `samlit`; those of the shell by default.
+
+    Returns:
+        0 on success, 2 on a usage error, 130 after Ctrl-C, 1 otherwise.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    # A class path may name a file in the working directory. `python -m` puts that on the path by itself; the installed
+    # script does not. At the end, so that a person's `random.py` does not replace Python's.
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
+    try:
+        with nullcontext() if debug else _quiet():
+            return _run(words)
+    except KeyboardInterrupt as error:
+        return _fail("interrupted", 130, error, debug)
+    except BrokenPipeError:
+        # `samlit list | head` closed our output: nothing is wrong, and nothing is left to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SamlitError as error:
+        return _fail(one_line(error), error.status, error, debug)
+    except (ValueError, LookupError, OSError) as error:
+        return _fail(one_line(error), 1, error, debug)
+    except Exception as error:
+        hint = "" if debug else " (run again with --debug for the traceback)"
+        return _fail(f"{type(error).__name__}: {one_line(error)}{hint}", 1, error, debug)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what libraries say to developers from the person who types: tips, deprecations, advice on loader workers."""
+    disabled = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("default", module="samlit")
+        warnings.showwarning = lambda message, *_: print(f"samlit: note: {message}", file=sys.stderr)
+        # Not a level: libraries set the level of their loggers when they are imported, which is later.
+        logging.disable(logging.INFO)
+        try:
+            yield
+        finally:
+            logging.disable(disabled)
+
+
+def _fail(line: str, status: int, error: BaseException, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    print(f"samlit: {line}", file=sys.stderr)
+    return status
+
+
+def _run(words: list[str]) -> int:
+    match words:
+        case [] | ["-h" | "--help" | "help", *_]:
+            print(_usage(), end="")
+            return 0
+        case ["--version" | "-V", *_]:
+            print(f"samlit {__version__}")
+            return 0
+        case [command, *rest] if command in COMMANDS:
+            module, _, name = COMMANDS[command].target.partition(":")
+            function: Callable[[list[str]], int] = getattr(importlib.import_module(module), name)
+            return function([command, *rest] if function is run_recipe else rest)
+    what = "option" if words[0].startswith("-") else "command"
+    known = ["--help", "--version", "--debug"] if what == "option" else list(COMMANDS)
+    raise UsageError(f"there is no {what} {words[0]!r}{did_you_mean(words[0], known)} (known: {', '.join(known)})")
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: samlit COMMAND [OPTION ...]",
+            "",
+            "The open training framework for promptable segmentation.",
+            "",
+            *lines,
+            "",
+            "  samlit COMMAND --help   the options of a command",
+            "  samlit --version        the version",
+            "  --debug                 anywhere: tracebacks and the messages of libraries",
+            EXAMPLES,
+        ]
+    )
+
+
+def list_registered(argv: list[str]) -> int:
+    """`samlit list [KIND] [--json]`: names, what they are, and the package that each came from."""
+    from samlit import plugins, recipe
+
+    parser = ArgumentParser(prog="samlit list", description="What is registered: plug-ins and recipes.")
+    kinds = [*plugins.KINDS, "recipes"]
+    parser.add_argument("kind", nargs="?", metavar="KIND", help=f"one of {', '.join(kinds)}; all by default")
+    parser.add_argument("--json", action="store_true", help="a list of objects: kind, name, summary, package")
+    options = parser.parse_args(argv)
+    if options.kind and options.kind not in kinds:
+        near = did_you_mean(options.kind, kinds)
+        raise UsageError(f"there is no kind {options.kind!r}{near} (kinds: {', '.join(kinds)})")
+
+    rows: list[dict[str, str]] = []
+    for kind in [options.kind] if options.kind else kinds:
+        if kind == "recipes":
+            for name in recipe.names():
+                rows.append({"kind": kind, "name": name, "summary": recipe.summary(name), "package": "samlit"})
+            continue
+        for plugin in plugins.catalogue(kind):
+            row = {"kind": kind, "name": plugin.name, "summary": plugin.summary(), "package": plugin.package}
+            problem = plugin.problem()
+            rows.append(row | {"problem": problem} if problem else row)
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        _print_table(rows)
+    return 0
+
+
+def _print_table(rows: list[dict[str, str]]) -> None:
+    """For a person: a table where there is a terminal, tab-separated lines where there is a pipe."""
+    cells = [(r["kind"], r["name"], _told(r), r["package"]) for r in rows]
+    if not sys.stdout.isatty():
+        for row in cells:
+            print(*row, sep="\t")
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("kind", "name", "", "package", box=None, header_style="dim", pad_edge=False)
+    last = ""
+    for kind, *row in cells:
+        table.add_row("" if kind == last else kind, Text(row[0], "bold"), Text(row[1]), Text(row[2], "dim"))
+        last = kind
+    Console().print(table)
+
+
+def _told(row: dict[str, str]) -> str:
+    if "problem" not in row:
+        return row["summary"]
+    return f"{row['summary']} [cannot be used: {row['problem']}]".lstrip()
+
+
+def run_recipe(argv: list[str]) -> int:
+    """`samlit fit|validate|test|predict`: every name is resolved first, and only then torch is imported."""
+    from samlit import recipe
+
+    command, *rest = argv
+    line = recipe.resolve_arguments(rest)
+    if not line.complete:
+        raise UsageError(f"{command} needs a recipe: --recipe NAME or FILE (known: {', '.join(recipe.names())})")
+    from samlit import engine
+
+    return engine.run(command, line)
