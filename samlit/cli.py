@@ -177,8 +177,7 @@ def _print_table(rows: list[dict[str, str]]) -> None:
     """For a person: a table where there is a terminal, tab-separated lines where there is a pipe."""
     cells = [(r["kind"], r["name"], _told(r), r["package"]) for r in rows]
     if not sys.stdout.isatty():
-        for row in cells:
-            print(*row, sep="\t")
+        print(*("\t".join(row) for row in cells), sep="\n")
         return
     from rich.console import Console
     from rich.table import Table

@@ -131,8 +131,6 @@ def arguments(module: str, attribute: str, method: str = "__init__") -> list[str
     try:
         home, node = _trace(module, attribute)
         if isinstance(node, ast.ClassDef):
-            if (home, node.name) == ("abc", "ABC"):
-                return []
             if node.decorator_list or node.keywords:  # dataclasses and metaclasses may make an __init__ of their own
                 return None
             found = [s for s in node.body if isinstance(s, ast.FunctionDef) and s.name == method]
@@ -149,6 +147,8 @@ def arguments(module: str, attribute: str, method: str = "__init__") -> list[str
 
 def _inherited(module: str, node: ast.ClassDef, method: str) -> list[str] | None:
     for base in node.bases:
+        if isinstance(base, ast.Name) and base.id in {"ABC", "object", "Protocol"}:
+            continue
         known = arguments(module, base.id, method) if isinstance(base, ast.Name) and base.id != node.name else None
         if known != []:
             return known

@@ -135,7 +135,8 @@ def _resolve_slot(kind: str, value: Any, where: str) -> Any:
             return [_resolve_slot(kind, item, f"{where}[{i}]") for i, item in enumerate(value)]
         case {"class_path": str(name), **rest}:
             found = _class_path(kind, name, where)
-            for key in rest.get("init_args") or ():
+            given = rest.get("init_args")
+            for key in given if isinstance(given, dict) else ():
                 if fault := _unknown_argument(found, str(key)):
                     raise UsageError(f"{where}: {fault}")
             return {"class_path": found, **_resolve_nested(rest, where)}
@@ -176,7 +177,8 @@ def _class_path(kind: str, name: str, where: str) -> str:
         place = "neither the working directory nor an installed package has it"
         raise UsageError(f"{where}: {name!r}: {error} ({place})") from None
     except AttributeError as error:
-        raise UsageError(f"{where}: {name!r}: {error}{did_you_mean(attribute, error.obj)}") from None
+        known = error.obj if isinstance(error.obj, list) else []
+        raise UsageError(f"{where}: {name!r}: {error}{did_you_mean(attribute, known)}") from None
     except SyntaxError as error:
         raise UsageError(f"{where}: {error.filename}, line {error.lineno}: {error.msg}") from None
     return name
