@@ -92,7 +92,7 @@ def picture(scenes: list[_scenes.Drawing], columns: int = 4, zoom: int = 2) -> n
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenes", type=int, default=50, help="held-out scenes to measure on")
     parser.add_argument("--size", type=int, default=128, help="long side in pixels")
     parser.add_argument("--seed", type=int, default=0)

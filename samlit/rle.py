@@ -161,8 +161,9 @@ def decode(rle: Rle) -> Bool:
     Raises:
         ValueError: The string is not sound.
     """
+    ends = runs(rle)
     height, width = rle.size
-    return _fill(runs(rle)).reshape(width, height).T
+    return _fill(ends).reshape(width, height).T
 
 
 def draw(rle: Rle, size: tuple[int, int]) -> Bool:
@@ -187,15 +188,17 @@ def draw(rle: Rle, size: tuple[int, int]) -> Bool:
         return _fill(ends).reshape(width, height).T
     if min(size) < 1:
         raise ValueError(f"a mask cannot be drawn on a grid of {size[0]}x{size[1]}")
-    _, rows_before, _ = _grid(height, size[0])
-    columns, _, _ = _grid(width, size[1])
-    seen, columns_before, repeats = _seen(width, size[1])
-    # A run's end, from pixels of the mask to samples of the grid: whole columns before it, and rows within its own.
+    _, rows_before, row_times = _sampled(height, size[0])
+    column_is, columns_before, column_times = _sampled(width, size[1])
+    # A run's end, from pixels of the mask to samples: those of whole columns before it, and of its own column.
     column, row = np.divmod(ends, height)
-    sampled = np.append(seen, False)[column]
-    at = columns_before[column] * size[0] + np.where(sampled, rows_before[row], 0)
-    grid = _fill(at).reshape(-1, size[0])
-    return (grid if len(grid) == len(columns) else np.repeat(grid, repeats, axis=0)).T
+    at = columns_before[column] * len(row_times) + np.where(column_is[column], rows_before[row], 0)
+    grid = _fill(at).reshape(len(column_times), len(row_times))
+    if len(row_times) < size[0]:
+        grid = np.repeat(grid, row_times, axis=1)
+    if len(column_times) < size[1]:
+        grid = np.repeat(grid, column_times, axis=0)
+    return grid.T
 
 
 def area(rle: Rle) -> int:
@@ -275,24 +278,16 @@ def _strings(row: Int64, ends: Int64, num: int, size: tuple[int, int]) -> list[R
 
 
 @lru_cache(maxsize=256)
-def _grid(source: int, target: int) -> tuple[Int64, Int64, Int64]:
-    """For one axis: the source pixel of each target pixel, and tables over source positions 0..source.
+def _sampled(source: int, target: int) -> tuple[Bool, Int64, Int64]:
+    """Which pixels of an axis of `source` pixels a grid of `target` shows.
 
     Returns:
-        (target,) the pixel that each sample shows; (source + 1,) how many samples lie before a position; the same
-        counting each pixel once, however many samples show it.
+        (source + 1,) whether a pixel is shown, the last entry being the end; (source + 1,) how many shown ones lie
+        before it; and for each shown one how often.
     """
     # In float32 as torch computes it, so that ties fall to the same side.
     scale = np.float32(source) / np.float32(target)
     shown = np.floor((np.arange(target, dtype=np.float32) + np.float32(0.5)) * scale).astype(np.int64)
-    shown = np.minimum(shown, source - 1)
-    positions = np.arange(source + 1)
-    return shown, np.searchsorted(shown, positions), np.searchsorted(np.unique(shown), positions)
-
-
-@lru_cache(maxsize=256)
-def _seen(source: int, target: int) -> tuple[Bool, Int64, Int64]:
-    """For one axis: which pixels are sampled at all, how many such lie before a position, and how often each is."""
-    shown, _, before = _grid(source, target)
-    times = np.bincount(shown, minlength=source)
-    return times > 0, before, times[times > 0]
+    times = np.bincount(np.minimum(shown, source - 1), minlength=source + 1)
+    is_shown = times > 0
+    return is_shown, np.cumsum(is_shown) - is_shown, times[is_shown]

@@ -10,8 +10,8 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,7 +30,8 @@ MAX_PIXELS = 1 << 26
 """Pixels of an image beyond which it is refused before it is decoded."""
 
 _BLOCK = tarfile.BLOCKSIZE
-_FORMAT = 1  # of the index file
+_FORMAT = 2  # of the index file
+_NAME = re.compile(r"sa_(0|[1-9]\d{0,17})\.(jpg|json)")
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,7 @@ def write(path: Path, records: Iterable[Record]) -> int:
     from webdataset import TarWriter
 
     seen: set[str] = set()
-    with writing(path) as stream:
-        tar = TarWriter(stream, encoder=False, mtime=0, user="samlit", group="samlit")
+    with writing(path) as stream, TarWriter(stream, encoder=False, mtime=0, user="samlit", group="samlit") as tar:
         for record in records:
             if record.key in seen:
                 raise ValueError(f"{path.name}: {record.key} comes twice")
@@ -138,7 +138,6 @@ def write(path: Path, records: Iterable[Record]) -> int:
                 raise ValueError(f"{path.name}: {record.key} has a mask that is not of the image's size")
             seen.add(record.key)
             tar.write({"__key__": record.key, "jpg": record.jpeg, "json": record.text()})
-        tar.close()
     return len(seen)
 
 
@@ -167,11 +166,11 @@ class Index:
     """Where the records of a shard lie.
 
     Attributes:
-        keys: Their names, in the shard's order.
+        ids: (number of records,) int64, their image ids in the shard's order.
         spans: (number of records, 4) int64: offset and size in bytes of the image, then of the JSON.
     """
 
-    keys: tuple[str, ...]
+    ids: npt.NDArray[np.int64]
     spans: npt.NDArray[np.int64]
 
 
@@ -203,7 +202,7 @@ class Shard:
         return self._index
 
     def __len__(self) -> int:
-        return len(self.index.keys)
+        return len(self.index.ids)
 
     def __getitem__(self, number: int) -> Record:
         """The record, its JSON and masks checked; its image is checked when it is decoded.
@@ -211,7 +210,6 @@ class Shard:
         Raises:
             ValueError: The record is damaged; one line that names shard and key and says how.
         """
-        key = self.index.keys[number]
         at, size, text_at, text_size = self.index.spans[number].tolist()
         with self.path.open("rb") as stream:
             stream.seek(at)
@@ -221,7 +219,7 @@ class Shard:
         with self.blaming(number):
             if len(jpeg) != size or len(text) != text_size:
                 raise ValueError("the shard is shorter than its index says")
-            return _parsed(key, jpeg, text)
+            return _parsed(int(self.index.ids[number]), jpeg, text)
 
     @contextmanager
     def blaming(self, number: int) -> Iterator[None]:
@@ -229,7 +227,7 @@ class Shard:
         try:
             yield
         except ValueError as error:
-            raise ValueError(f"{self.path.name}: {self.index.keys[number]}: {error}") from error
+            raise ValueError(f"{self.path.name}: sa_{self.index.ids[number]}: {error}") from error
 
 
 # The index
@@ -246,12 +244,11 @@ def _indexed(path: Path) -> Index:
         with suppress(OSError, ValueError, KeyError, TypeError):
             stored = json.loads(place.read_bytes())
             if stored["stamp"] == stamp:
-                spans = np.array(stored["spans"], np.int64).reshape(-1, 4)
-                keys = tuple(map(str, stored["keys"]))
-                if len(keys) == len(spans) and (not len(spans) or (spans.min() >= 0 and spans.max() <= state.st_size)):
-                    return Index(keys, spans)
+                ids, spans = np.array(stored["ids"], np.int64), np.array(stored["spans"], np.int64).reshape(-1, 4)
+                if ids.shape == spans.shape[:1] and ((spans >= 0) & (spans <= state.st_size)).all():
+                    return Index(ids, spans)
     index = _walk(path)
-    text = json.dumps({"stamp": stamp, "keys": index.keys, "spans": index.spans.tolist()}, separators=(",", ":"))
+    text = json.dumps({"stamp": stamp, "ids": index.ids.tolist(), "spans": index.spans.tolist()})
     for place in (beside, cached):
         with suppress(OSError):  # a folder that may only be read; the next is tried, or there is no index file
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -267,7 +264,7 @@ def _walk(path: Path) -> Index:
     The standard library's reader takes a damaged header for the end of the archive, and the rest would be lost in
     silence: hence this one, which wants every header whole and the end marked.
     """
-    parts: dict[str, dict[str, tuple[int, int]]] = {}
+    parts: dict[int, dict[str, tuple[int, int]]] = {}
     total = path.stat().st_size
     with path.open("rb") as stream:
         at = 0
@@ -292,22 +289,25 @@ def _walk(path: Path) -> Index:
                 if b" path=" in fields or b" size=" in fields:
                     raise ValueError(f"{path.name}: names or sizes in extended headers are not supported; use USTAR")
             elif header.isreg():
-                stem, _, ending = header.name.rpartition("/")[2].rpartition(".")
-                if stem and ending in ("jpg", "json") and header.type != tarfile.GNUTYPE_SPARSE:
-                    files = parts.setdefault(stem, {})
-                    if ending in files:
-                        raise ValueError(f"{path.name}: {stem}.{ending} comes twice")
-                    files[ending] = begin, header.size
+                name = header.name.rpartition("/")[2]
+                if name.endswith((".jpg", ".json")) and not name.startswith("."):
+                    match = _NAME.fullmatch(name)
+                    if match is None:
+                        raise ValueError(f"{path.name}: {name} is not called sa_<id>.jpg or sa_<id>.json")
+                    files = parts.setdefault(int(match[1]), {})
+                    if match[2] in files:
+                        raise ValueError(f"{path.name}: {name} comes twice")
+                    files[match[2]] = begin, header.size
             elif header.type not in (tarfile.DIRTYPE, tarfile.XGLTYPE):
                 raise ValueError(f"{path.name}: {header.name} is neither a file nor a folder")
         while rest := stream.read(1 << 20):
             if rest.strip(b"\0"):
                 raise ValueError(f"{path.name}: there is more after the end that is marked at byte {at}")
-    for stem, files in parts.items():
+    for number, files in parts.items():
         if len(files) < 2:
-            raise ValueError(f"{path.name}: {stem} has no {'json' if 'jpg' in files else 'jpg'}")
+            raise ValueError(f"{path.name}: sa_{number} has no {'json' if 'jpg' in files else 'jpg'}")
     spans = np.array([[*files["jpg"], *files["json"]] for files in parts.values()], np.int64).reshape(-1, 4)
-    return Index(tuple(parts), spans)
+    return Index(np.array(list(parts), np.int64), spans)
 
 
 # A record
@@ -317,7 +317,7 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"the JSON has {constant}, which is not a number")
 
 
-def _parsed(key: str, jpeg: bytes, text: bytes) -> Record:
+def _parsed(image_id: int, jpeg: bytes, text: bytes) -> Record:
     try:
         stored = json.loads(text, parse_constant=_refuse)
     except RecursionError:
@@ -335,10 +335,9 @@ def _parsed(key: str, jpeg: bytes, text: bytes) -> Record:
             annotations.append(_annotation(row, size))
         except ValueError as error:
             raise ValueError(f"annotation {number}: {error}") from error
-    record = Record(_want(image, "image_id", int), size, jpeg, tuple(annotations))
-    if record.key != key:
-        raise ValueError(f"the JSON is of {record.key}")
-    return record
+    if _want(image, "image_id", int) != image_id:
+        raise ValueError(f"its JSON is of image {str(image['image_id'])[:40]}")
+    return Record(image_id, size, jpeg, tuple(annotations))
 
 
 def _annotation(row: Any, size: tuple[int, int]) -> Annotation:
@@ -383,16 +382,14 @@ def _decoded(data: bytes, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise ValueError(f"the image is {width}x{height}, more than {MAX_PIXELS} pixels")
-                if (height, width) != size:
-                    raise ValueError(f"the image is {height}x{width}, its JSON says {size[0]}x{size[1]}")
-                return np.array(image.convert("RGB"))
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise ValueError(f"the image is {height}x{width}, more than {MAX_PIXELS} pixels")
+            if (height, width) != size:
+                raise ValueError(f"the image is {height}x{width}, its JSON says {size[0]}x{size[1]}")
+            return np.array(image.convert("RGB"))
     except UnidentifiedImageError:
         raise ValueError("the image is neither JPEG nor PNG") from None
-    except (OSError, SyntaxError, Warning, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ValueError(f"the image cannot be decoded: {error}") from error

@@ -98,9 +98,10 @@ class Shapes(Source):
 
     def _claim(self, folder: Path) -> None:
         """Make sure that the folder is for these very scenes, and say so in it."""
-        about = {"version": _scenes.VERSION, "split": self.split, "seed": self.seed, "size": self.size}
-        about["count"] = self.count
+        names = ("split", "count", "size", "seed")
+        about = {"version": _scenes.VERSION, **{name: getattr(self, name) for name in names}}
         label = folder / "shapes.json"
+        occupied = any(folder.glob("*.tar"))  # looked at first: another process's label is there before its shards
         if label.exists():
             try:
                 same = json.loads(label.read_bytes()) == about
@@ -108,7 +109,7 @@ class Shapes(Source):
                 same = False
             if not same:
                 raise ValueError(f"{folder} holds other scenes than these; name another folder, or remove it")
-        elif any(folder.glob("*.tar")):
+        elif occupied:
             raise ValueError(f"{folder} holds shards that are not scenes; name another folder")
         else:
             with writing(label) as stream:
