@@ -184,7 +184,7 @@ def test_any_string_is_a_mask_or_refused() -> None:
 
 def test_bad_masks_are_refused() -> None:
     for shape in ((3,), (2, 3, 4), (0, 3), (3, 0)):
-        with pytest.raises(ValueError, match="mask|RLE size"):
+        with pytest.raises(ValueError, match=r"mask|RLE size"):
             rle.encode(np.zeros(shape, bool))
     with pytest.raises(ValueError, match="grid"):
         rle.draw(Rle((2, 2), "04"), (0, 3))

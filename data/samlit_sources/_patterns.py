@@ -15,7 +15,7 @@ __all__ = ["COLORS", "LOOKS", "PATTERNS", "TILE", "Color", "distance", "grain", 
 Bytes = npt.NDArray[np.uint8]
 Color = tuple[float, float, float]
 
-TILE = 512
+TILE = 384
 """Pixels a side of a tile."""
 
 PATTERNS = ("striped", "dotted", "checkered", "speckled")

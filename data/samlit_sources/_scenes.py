@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from random import Random
 
 import cv2
@@ -17,9 +16,9 @@ from samlit_sources._families import COMPOSITES, SMALL, Part
 from samlit_sources._patterns import Color
 from samlit_sources._phrases import Seen, name
 
-__all__ = ["VERSION", "Drawing", "Job", "render", "write"]
+__all__ = ["VERSION", "Drawing", "Lot", "draw", "render", "use_one_thread"]
 
-VERSION = 2
+VERSION = 3
 """Counts up whenever the same numbers would draw another scene."""
 
 MIN_AREA = 32
@@ -49,10 +48,9 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One shard of scenes to write: numbers `start` up to, not including, `start + count`."""
+class Lot:
+    """Some scenes to draw: numbers `start` up to, not including, `start + count`; the rest is as for `render`."""
 
-    path: Path
     seed: int
     split: int
     start: int
@@ -60,24 +58,30 @@ class Job:
     size: int
 
 
-def write(job: Job) -> int:
-    """Draw a shard's scenes and write them; returns how many.
+def draw(lot: Lot) -> list[shards.Record]:
+    """Draw scenes and encode them.
 
     It stands here, and not beside the source, so that a new process need not import torch for it.
     """
-    cv2.setNumThreads(1)  # there is a process a processor
-    return shards.write(job.path, (_record(job, index) for index in range(job.start, job.start + job.count)))
+    return [_record(lot, index) for index in range(lot.start, lot.start + lot.count)]
 
 
-def _record(job: Job, index: int) -> shards.Record:
-    drawing = render(job.seed, job.split, index, job.size)
+def use_one_thread() -> None:
+    """Keep OpenCV from starting threads of its own, where there is a process a processor already."""
+    cv2.setNumThreads(1)
+
+
+def _record(lot: Lot, index: int) -> shards.Record:
+    drawing = render(lot.seed, lot.split, index, lot.size)
     bgr = cv2.cvtColor(drawing.image, cv2.COLOR_RGB2BGR)
-    _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    # Colours at full resolution: halved, as is usual, they would blur parts of a few pixels into each other.
+    sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
+    settings = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
+    _, jpeg = cv2.imencode(".jpg", bgr, settings)
     named = zip(rle.encode_many(drawing.masks), drawing.phrases, strict=True)
+    annotations = tuple(shards.Annotation(mask, phrase) for mask, phrase in named)
     height, width = drawing.image.shape[:2]
-    return shards.Record(
-        index, (height, width), jpeg.tobytes(), tuple(shards.Annotation(mask, phrase) for mask, phrase in named)
-    )
+    return shards.Record(index, (height, width), jpeg.tobytes(), annotations)
 
 
 @dataclass
@@ -217,7 +221,7 @@ def _measure(node: _Node, upto: list[int]) -> None:
 def _see(canvas: Canvas, node: _Node, whole: _Node | None) -> None:
     """Find the visible pixels of a part and of its parts, and whether they make a mask."""
     inside = cv2.inRange(canvas.label, node.first, node.last)
-    node.mask = np.asarray(cv2.resize(inside, (canvas.width, canvas.height), interpolation=cv2.INTER_AREA) >= 127)
+    node.mask = _halved(inside)
     rows, columns = np.count_nonzero(node.mask, 1), np.count_nonzero(node.mask, 0)
     node.area = int(rows.sum())
     if node.area:
@@ -230,6 +234,12 @@ def _see(canvas: Canvas, node: _Node, whole: _Node | None) -> None:
     node.annotated = node.area >= MIN_AREA * canvas.unit**2 and shown and own
     for child in node.nodes:
         _see(canvas, child, node)
+
+
+def _halved(inside: npt.NDArray[np.uint8]) -> Bool:
+    """Each 2x2 pixels' majority; the first of them decides a tie, so that no two neighbours get the same pixel."""
+    a, b, c, d = inside[::2, ::2], inside[::2, 1::2], inside[1::2, ::2], inside[1::2, 1::2]
+    return np.asarray(((a & (b | c | d)) | (b & c & d)).astype(np.bool_))
 
 
 def _describe(r: Random, nodes: list[_Node], of: str, masks: list[Bool], phrases: list[str]) -> None:

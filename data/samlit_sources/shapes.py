@@ -5,23 +5,27 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
 from samlit import cache
 from samlit.contracts import Source
-from samlit.shards import writing
+from samlit.shards import Record, write, writing
 from samlit.structures import Sample
 from samlit_sources import _scenes
+from samlit_sources._scenes import Lot
 from samlit_sources.sa1b import Sa1b
 
 __all__ = ["Shapes"]
 
-SHARD = 250
+SHARD = 500
 """Scenes a shard."""
+LOT = 25
+"""Scenes that a process draws at a time."""
 
 
 class Shapes(Source):
@@ -73,12 +77,20 @@ class Shapes(Source):
         folder = self.folder
         folder.mkdir(parents=True, exist_ok=True)
         self._claim(folder)
-        jobs = [job for job in self._jobs(folder) if not job.path.exists()]
-        done = self.count - sum(job.count for job in jobs)
+        missing = [(path, lots) for path, lots in self._plan(folder) if not path.exists()]
+        done = self.count - sum(lot.count for _, lots in missing for lot in lots)
         progress(done, self.count, "drawing scenes")
-        for count in _drawn(jobs):
-            done += count
-            progress(done, self.count, "drawing scenes")
+        with closing(_drawn([lot for _, lots in missing for lot in lots])) as drawn:
+
+            def records(lots: list[Lot]) -> Iterator[Record]:
+                nonlocal done
+                for _ in lots:
+                    yield from (batch := next(drawn))
+                    done += len(batch)
+                    progress(done, self.count, "drawing scenes")
+
+            for path, lots in missing:
+                write(path, records(lots))
         self._reader = self._read(folder)
 
     def __len__(self) -> int:
@@ -115,47 +127,42 @@ class Shapes(Source):
             with writing(label) as stream:
                 stream.write(json.dumps(about).encode())
 
-    def _jobs(self, folder: Path) -> list[_scenes.Job]:
+    def _plan(self, folder: Path) -> list[tuple[Path, list[Lot]]]:
+        """All shards, and the lots of scenes that make each."""
         stream = {"train": 0, "val": 1}[self.split]
-        return [
-            _scenes.Job(
-                folder / f"sa_{start // SHARD:06d}.tar",
-                self.seed,
-                stream,
-                start,
-                min(SHARD, self.count - start),
-                self.size,
-            )
-            for start in range(0, self.count, SHARD)
-        ]
+        plan = []
+        for number, start in enumerate(range(0, self.count, SHARD)):
+            stop = min(start + SHARD, self.count)
+            lots = [Lot(self.seed, stream, at, min(LOT, stop - at), self.size) for at in range(start, stop, LOT)]
+            plan.append((folder / f"sa_{number:06d}.tar", lots))
+        return plan
 
     def _read(self, folder: Path) -> Sa1b:
-        missing = [job.path.name for job in self._jobs(folder) if not job.path.exists()]
-        if missing:
-            raise FileNotFoundError(f"{folder} lacks {missing[0]}: the scenes are not drawn yet, call prepare() first")
+        for path, _ in self._plan(folder):
+            if not path.exists():
+                raise FileNotFoundError(f"there is no {path}: the scenes are not drawn yet, call prepare() first")
         self._claim(folder)
         reader = Sa1b(str(folder))
         reader.prepare()
         return reader
 
 
-def _drawn(jobs: list[_scenes.Job]) -> Iterator[int]:
-    """Write shards, in as many processes as there are processors; yields how many scenes each new one has."""
-    workers = min(os.cpu_count() or 1, len(jobs))
-    left = {job.path: job for job in jobs}
+def _drawn(lots: list[Lot]) -> Generator[list[Record]]:
+    """Draw lots, in as many processes as there are processors, and yield them in order."""
+    workers = min(os.cpu_count() or 1, len(lots))
+    done = 0
     if workers > 1:
         # Spawned, not forked: a fork of a process with threads (torch has some) may hang.
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(workers, context, initializer=_scenes.use_one_thread)
         try:
-            futures: dict[Future[int], _scenes.Job] = {pool.submit(_scenes.write, job): job for job in jobs}
-            for future in as_completed(futures):
-                count = future.result()
-                del left[futures[future].path]
-                yield count
+            for records in pool.map(_scenes.draw, lots):
+                yield records
+                done += 1
         except BrokenProcessPool:
-            # A script without `if __name__ == "__main__"` cannot be spawned from; one process can still do it.
+            # A script without `if __name__ == "__main__"` cannot be spawned from; this process can still do it.
             pass
         finally:
             pool.shutdown(cancel_futures=True)
-    for job in left.values():
-        yield _scenes.write(job)
+    for lot in lots[done:]:
+        yield _scenes.draw(lot)
