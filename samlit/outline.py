@@ -27,11 +27,18 @@ def locate(module: str) -> ModuleSpec | None:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         return None
+    folders: list[str] | None = list(spec.submodule_search_locations or []) if spec else None
     for part in rest:
-        if spec is None or spec.submodule_search_locations is None:
+        if not folders:
             return None
         name = f"{name}.{part}"
-        spec = PathFinder.find_spec(name, spec.submodule_search_locations)
+        try:
+            spec = PathFinder.find_spec(name, folders)
+            folders = list(spec.submodule_search_locations or []) if spec else None
+        except KeyError:
+            # A folder without an __init__ asks the package above it where it is, and that one is not imported.
+            spec = ModuleSpec(name, None, is_package=True)
+            folders = [str(Path(folder, part)) for folder in folders if Path(folder, part).is_dir()]
     return spec
 
 

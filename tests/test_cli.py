@@ -1,0 +1,276 @@
+"""The command as a person meets it: what it says, how fast, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import yaml
+
+from samlit import __version__, cli, outline, plugins, recipe
+from samlit.cli import main
+from samlit.errors import SamlitError
+
+Shell = Callable[..., "subprocess.CompletedProcess[str]"]
+Install = Callable[..., Path]
+HEAVY = ("torch", "lightning", "numpy", "jsonargparse", "timm", "PIL")
+
+
+def ended(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    """Exit status and error line of a command that must fail."""
+    status = main(list(words))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"samlit: [^\n]+\n", err), err
+    return status, err.removeprefix("samlit: ").rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("", 0),
+        ("--help", 0),
+        ("--version", 0),
+        ("list", 0),
+        ("list prompts --json", 0),
+        ("fitt", 2),
+        ("fit", 2),
+        ("fit --recipe tinny", 2),
+        ("fit --recipe tiny --devices 2", 2),
+        ("fit --recipe tiny --trainer.devces 2", 2),
+        ("fit --recipe tiny --model.prompts [points,ponts]", 2),
+        ("fit --recipe tiny --model.encoder.dpth 2", 2),
+    ],
+)
+def test_help_lists_and_typos_import_nothing_heavy(shell: Shell, words: str, status: int) -> None:
+    code = "import sys; from samlit.cli import main; status = main(sys.argv[1:]); "
+    code += f"print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr); sys.exit(status)"
+    done = shell("-c", code, *words.split())
+    assert done.returncode == status
+    lines = done.stderr.splitlines()
+    assert lines.pop() == "[]"
+    assert len(lines) == (1 if status else 0)
+    assert all(line.startswith("samlit: ") for line in lines)
+
+
+def test_help_names_every_command_and_both_ways_in(shell: Shell) -> None:
+    module = shell("-m", "samlit", "--help")
+    script = subprocess.run([Path(sys.executable).with_name("samlit"), "--help"], capture_output=True, text=True)
+    assert module.stdout == script.stdout
+    assert all(re.search(rf"^  {name} ", module.stdout, re.M) for name in cli.COMMANDS)
+    assert shell("-m", "samlit", "--version").stdout == f"samlit {__version__}\n"
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_leads_somewhere(command: str) -> None:
+    module, _, function = cli.COMMANDS[command].target.partition(":")
+    assert outline.definition(module, function) is not None
+    assert callable(getattr(import_module(module), function))
+
+
+def test_list_tells_everything_that_is_registered(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["kind"] for row in rows] == sorted((r["kind"] for r in rows), key=[*plugins.KINDS, "recipes"].index)
+    assert all(list(row) == ["kind", "name", "summary", "package"] and all(row.values()) for row in rows)
+    assert {"vit_h", "points", "mask", "interactive", "sa1b", "tiny"} <= {row["name"] for row in rows}
+    assert main(["list", "prompts"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("\t")[1] for line in lines] == [row["name"] for row in rows if row["kind"] == "prompts"]
+
+
+def test_list_in_a_terminal_is_a_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    assert "package" in out.splitlines()[0]
+    assert "points" in out
+
+
+def test_list_marks_a_broken_plugin_and_a_clash(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    install(
+        "broken-tools", "[samlit.prompts]\nlasso = gone:Lasso\npoints = mine:Points\n", {"mine.py": "class Points: ..."}
+    )
+    assert main(["list", "prompts", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    problems = {(row["name"], row["package"]): row["problem"] for row in rows if "problem" in row}
+    assert set(problems) == {("lasso", "broken-tools"), ("points", "broken-tools"), ("points", "samlit")}
+    assert "no module 'gone'" in problems["lasso", "broken-tools"]
+    assert "broken-tools" in problems["points", "samlit"]
+    assert main(["list", "prompts"]) == 0
+    assert "[cannot be used: there is no module 'gone']" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["fti"], "there is no command 'fti'; did you mean 'fit'?"),
+        (["--verson"], "there is no option '--verson'; did you mean '--version'?"),
+        (["list", "prompt"], "there is no kind 'prompt'; did you mean 'prompts'?"),
+        (["list", "--jsn"], "unrecognized arguments: --jsn (see `samlit list --help`)"),
+        (["fit"], "fit needs a recipe: --recipe NAME or FILE (known: "),
+    ],
+)
+def test_a_usage_error_is_one_line_and_status_2(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, line = ended(capsys, *words)
+    assert status == 2
+    assert says in line
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--model.seed", "abc"], "model.seed: expected int, got 'abc'"),
+        (["--model.encoder.depth", "abc"], "model.encoder.depth: expected int, got 'abc'"),
+        (["--model.encoder.stem", "convv"], "model.encoder.stem: expected 'patch' or 'conv', got 'convv'"),
+        (["--model.optim.lrr", "1"], "there is no option '--model.optim.lrr'; did you mean '--model.optim.lr'?"),
+        (["--model.image_size", "64"], "model.image_size is taken from data.image_size: give that one"),
+        (["--model.prompts+=samlit_tasks.boxes.Boxes"], "model.prompts: samlit_tasks.boxes.Boxes is no Prompt"),
+        (["--data.batch_size", "two"], "data.batch_size: expected int, got 'two'"),
+        (["--trainer.max_steps", "lots"], "trainer.max_steps: expected int, got 'lots'"),
+        (["--trainer.callbacks+=Foo"], "trainer.callbacks: there is no class 'Foo'"),
+        (
+            ["--trainer.callbacks", "[{class_path: ModelCheckpoint, init_args: {monitr: a}}]"],
+            "trainer.callbacks: there is no 'monitr'; did you mean 'monitor'?",
+        ),
+        (["--trainer.accelerator", "cpuu"], "trainer: You selected an invalid accelerator name"),
+        (["--trainer.strategy", "foo"], "trainer: You selected an invalid strategy name"),
+        (["--trainer.devices", "0"], "trainer: "),
+        (["--seed_everything", "x"], "seed_everything: expected bool or int, got 'x'"),
+    ],
+)
+def test_what_the_parser_refuses_is_one_line_and_status_2(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, line = ended(capsys, "fit", "--recipe", "tiny", *words)
+    assert says in line
+    assert status == 2
+
+
+@pytest.mark.parametrize(
+    ("section", "say", "says"),
+    [
+        ("model", {"optim": {"lrr": 1}}, "there is no key 'model.optim.lrr'; did you mean 'model.optim.lr'?"),
+        ("model", {"seed": "abc"}, "model.seed: expected int, got 'abc'"),
+        ("trainer", {"max_steps": "lots"}, "trainer.max_steps: expected int, got 'lots'"),
+    ],
+)
+def test_what_a_file_says_wrong_is_one_line(
+    section: str, say: dict[str, object], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = yaml.safe_load(recipe.path("tiny").read_text())
+    tree[section] |= say
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(tree))
+    status, line = ended(capsys, "fit", "--recipe", str(tmp_path / "own.yaml"))
+    assert says in line
+    assert status == 2
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_no_checkpoint_to_go_on_from_is_told(
+    command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, line = ended(capsys, command, "--recipe", "tiny", "--ckpt_path", "last")
+    assert status == 2
+    assert "there is no checkpoint in 'runs" in line
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "says"),
+    [
+        (SamlitError("the disk\nis full"), 1, "the disk is full"),
+        (ValueError("shard 3 is cut"), 1, "shard 3 is cut"),
+        (FileNotFoundError(2, "No such file or directory", "a.json"), 1, "a.json"),
+        (KeyError("no 'masks' in it"), 1, "no 'masks' in it"),
+        (RuntimeError("odd"), 1, "RuntimeError: odd (run again with --debug for the traceback)"),
+        (ZeroDivisionError(), 1, "ZeroDivisionError: ZeroDivisionError (run again"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_every_error_is_one_line(
+    error: BaseException,
+    status: int,
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(argv: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "list_registered", fail)
+    got, line = ended(capsys, "list")
+    assert got == status
+    assert says in line
+    assert main(["list", "--debug"]) == status
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_no_error(shell: Shell) -> None:
+    done = shell(
+        "-c",
+        "import subprocess, sys; sys.exit(subprocess.run(f'{sys.executable} -m samlit list --json | head -1; "
+        "exit ${PIPESTATUS[0]}', shell=True, executable='/bin/bash').returncode)",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_help_of_a_plugin_is_its_docstring(shell: Shell) -> None:
+    done = shell("-m", "samlit", "fit", "--model.encoder.help", "vit")
+    assert done.returncode == 0
+    assert "--model.encoder.depth" in done.stdout
+    assert plugins.find("encoders", "vit").summary().rstrip(".") in done.stdout
+
+
+TINY = ["fit", "--recipe", "tiny", "--data.source.count", "8", "--data.validation.count", "2"]
+TINY += ["--trainer.enable_progress_bar", "false"]
+
+
+def test_a_run_is_quiet_leaves_its_config_and_is_gone_on_with(shell: Shell, tmp_path: Path) -> None:
+    first = shell("-m", "samlit", *TINY, "--trainer.max_steps", "2", "--ckpt_path", "last")
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == ""
+    said = [line for line in first.stderr.splitlines() if "drawing" not in line]
+    assert said[0].startswith("samlit: note: no checkpoint in 'runs")
+    assert said[-1].startswith("samlit: the run is in runs")
+    assert len(said) == 2, first.stderr
+    (config,) = tmp_path.rglob("config.yaml")
+    saved = yaml.safe_load(config.read_text())
+    assert saved["trainer"]["max_steps"] == 2
+    assert saved["model"]["encoder"]["class_path"] == "samlit_encoders.vit.Vit"
+    assert not (tmp_path / "config.yaml").exists()
+
+    second = shell("-m", "samlit", "fit", "--recipe", str(config), "--trainer.max_steps", "3", "--ckpt_path", "last")
+    assert second.returncode == 0, second.stderr
+    assert "note" not in second.stderr
+    import torch
+
+    steps = {torch.load(f, weights_only=True, map_location="cpu")["global_step"] for f in tmp_path.rglob("*.ckpt")}
+    assert {2, 3} <= steps or steps == {3}
+
+    third = shell("-m", "samlit", "validate", "--recipe", str(config), "--ckpt_path", "last")
+    assert third.returncode == 0, third.stderr
+    assert "val/" in third.stdout
+
+
+def test_an_interrupted_source_and_a_missing_file_are_one_line(shell: Shell) -> None:
+    done = shell(
+        "-m", "samlit", *TINY[:3], "--data.source", "{class_path: coco, init_args: {annotations: nowhere.json}}"
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"samlit: [^\n]*nowhere\.json[^\n]*\n", done.stderr), done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_on_one_machine(shell: Shell) -> None:
+    done = shell("-m", "samlit", *TINY, "--trainer.max_steps", "1", "--trainer.devices", "2", timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("the run is in") == 1
