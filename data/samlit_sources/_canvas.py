@@ -148,9 +148,9 @@ class Canvas:
         r = self.chance
         ranked = sorted((_patterns.distance(COLORS[name], beneath), name) for name in LOOKS[look])
         clear = [name for gap, name in ranked if gap > 62] or [ranked[-1][1]]
-        name = r.choice(clear[:3] if r.random() < 0.5 else clear)
+        name = r.choice(clear[:3] if r.random() < 0.6 else clear)
         color = _patterns.jitter(r, COLORS[name], 14)
-        pattern = r.choice(PATTERNS) if extent >= 12 and r.random() < (0.45 if extent >= 20 else 0.3) else ""
+        pattern = r.choice(PATTERNS) if extent >= 9 and r.random() < (0.4 if extent >= 20 else 0.35) else ""
         other = _patterns.mix(color, COLORS[r.choice(LOOKS["any"])], r.uniform(0.55, 0.95))
         if _patterns.distance(color, other) < 50:
             bright = sum(color) > 380
@@ -170,11 +170,7 @@ class Canvas:
             middle = _patterns.mix(material.color, material.other, 0.5)
             colors = _patterns.paint(tile, material.color, middle, material.other)
         else:
-            rough = 5 + 16 * r.random() ** 2
-            tile = self._crop(_patterns.tile("speckled", material.turn, material.coarse), height, width)
-            red, green, blue = material.color
-            dark, bright = (red - rough, green - rough, blue - rough), (red + rough, green + rough, blue + rough)
-            colors = _patterns.paint(tile, dark, material.color, bright)
+            colors = self._worn(material, height, width)
         if material.outlined and len(outlines) == 1:
             rim = _patterns.mix(material.color, (20, 18, 22), 0.65)
             points = np.rint((outlines[0] - (columns.start, rows.start)) * 8).astype(np.int32)
@@ -182,6 +178,21 @@ class Canvas:
         cv2.copyTo(colors, stencil, self.color[rows, columns])
         cv2.copyTo(self._shaded(height, width, ball), stencil, self.shade[rows, columns])
         np.copyto(self.label[rows, columns], number, where=stencil.view(np.bool_))
+
+    def _worn(self, material: Material, height: int, width: int) -> Bytes:
+        """A plain surface: mottled, and fading from one side to the other into a darker and a lighter shade."""
+        r = self.chance
+        tile = self._crop(_patterns.tile("speckled", material.turn, material.coarse), height, width)
+        angle, fade = r.uniform(0, 2 * math.pi), r.uniform(50, 140)
+        slope = (fade * math.cos(angle)) * _axis(width) + (fade * math.sin(angle)) * _axis(height)[:, None]
+        level = np.clip(slope + 128, 0, 255).astype(np.uint8)
+        share = r.uniform(0.25, 0.7)
+        level = np.asarray(cv2.addWeighted(tile, share, level, 1, -128 * share), np.uint8)
+        dark = _patterns.mix(material.color, (16, 14, 24), r.uniform(0.3, 0.55))
+        bright = _patterns.mix(material.color, material.other, r.uniform(0.15, 0.45))
+        return _patterns.paint(
+            level, dark, material.color, _patterns.mix(bright, (255, 255, 250), r.uniform(0.15, 0.4))
+        )
 
     def shadow(self, outline: Floats, dim: float) -> None:
         """Darken the inside of a polygon (N, 2) to a share of its light."""

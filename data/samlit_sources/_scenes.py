@@ -18,7 +18,7 @@ from samlit_sources._phrases import Seen, name
 
 __all__ = ["VERSION", "Drawing", "Lot", "draw", "render", "use_one_thread"]
 
-VERSION = 3
+VERSION = 4
 """Counts up whenever the same numbers would draw another scene."""
 
 MIN_AREA = 32
