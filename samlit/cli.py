@@ -103,7 +103,9 @@ def _quiet() -> Iterator[None]:
 def _fail(line: str, status: int, error: BaseException, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
-    print(f"samlit: {line}", file=sys.stderr)
+    # Of many processes, the first to fail knows why, and the others only that it is gone.
+    rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
+    print(f"samlit: {line}" if rank == "0" else f"samlit: rank {rank}: {line}", file=sys.stderr)
     return status
 
 

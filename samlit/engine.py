@@ -109,6 +109,7 @@ def run(command: str, line: recipe.CommandLine) -> int:
         raise UsageError(one_line(error)) from error
     except SystemExit as error:
         return int(error.code or 0)
-    if cli.trainer.is_global_zero and cli.trainer.log_dir and command == "fit":
-        print(f"samlit: the run is in {cli.trainer.log_dir}", file=sys.stderr)
+    folder = cli.trainer.log_dir  # asked on every rank: the answer is broadcast
+    if command == "fit" and folder and cli.trainer.is_global_zero:
+        print(f"samlit: the run is in {folder}", file=sys.stderr)
     return 0

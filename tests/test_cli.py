@@ -214,12 +214,9 @@ def test_every_error_is_one_line(
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_closed_pipe_is_no_error(shell: Shell) -> None:
-    done = shell(
-        "-c",
-        "import subprocess, sys; sys.exit(subprocess.run(f'{sys.executable} -m samlit list --json | head -1; "
-        "exit ${PIPESTATUS[0]}', shell=True, executable='/bin/bash').returncode)",
-    )
+def test_a_closed_pipe_is_no_error() -> None:
+    piped = f"{sys.executable} -m samlit list --json | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", piped], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -261,12 +258,11 @@ def test_a_run_is_quiet_leaves_its_config_and_is_gone_on_with(shell: Shell, tmp_
     assert "val/" in third.stdout
 
 
-def test_an_interrupted_source_and_a_missing_file_are_one_line(shell: Shell) -> None:
-    done = shell(
-        "-m", "samlit", *TINY[:3], "--data.source", "{class_path: coco, init_args: {annotations: nowhere.json}}"
-    )
+def test_a_missing_file_is_one_line(shell: Shell) -> None:
+    done = shell("-m", "samlit", *TINY[:3], "--data.source", "coco", "--data.source.annotations", "nowhere.json")
     assert done.returncode == 1
-    assert re.fullmatch(r"samlit: [^\n]*nowhere\.json[^\n]*\n", done.stderr), done.stderr
+    assert re.fullmatch(r"samlit: .*nowhere\.json.*", done.stderr.splitlines()[-1])
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

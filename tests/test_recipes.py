@@ -11,14 +11,13 @@ from samlit import recipe
 from samlit.cli import main
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted(
-    file.relative_to(ROOT / "recipes").with_suffix("").as_posix() for file in (ROOT / "recipes").rglob("*.yaml")
-)
+FOLDER = ROOT / "recipes"
+RECIPES = sorted(file.relative_to(FOLDER).with_suffix("").as_posix() for file in FOLDER.rglob("*.yaml"))
 
 
 def test_the_shipped_recipes_are_these_files() -> None:
     assert recipe.names() == RECIPES
-    assert not list((ROOT / "recipes").rglob("*.yml")), "recipes end in .yaml"
+    assert not list(FOLDER.rglob("*.yml")), "recipes end in .yaml"
     assert "tiny" in RECIPES
 
 
