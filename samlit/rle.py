@@ -111,18 +111,22 @@ def from_uncompressed(size: Sequence[int], counts: Sequence[int]) -> Rle:
 
 
 def runs(rle: Rle) -> Int64:
-    """Where each run ends, (number of runs,) int64 in column-major pixels, from a string that is now proved sound.
+    """Where each run ends, (number of runs,) int64 in column-major pixels, read-only, from a string now proved sound.
 
     Runs alternate and begin outside the mask: pixels `runs[0]` up to, not including, `runs[1]` are the first inside.
 
     Raises:
         ValueError: One line that says what is wrong with the string.
     """
-    height, width = _checked_size(rle.size)
+    if not isinstance(rle.counts, str):
+        raise ValueError(f"RLE counts are {type(rle.counts).__name__}, not a string")
+    return _runs(*_checked_size(rle.size), rle.counts)
+
+
+# Sources check every string and drawing needs its runs again: the strings of one record at least are remembered.
+@lru_cache(maxsize=1024)
+def _runs(height: int, width: int, text: str) -> Int64:
     pixels = height * width
-    text = rle.counts
-    if not isinstance(text, str):
-        raise ValueError(f"RLE counts are {type(text).__name__}, not a string")
     if not text:
         raise ValueError("RLE counts are empty")
     if len(text) > _GROUPS * (pixels + 1):
@@ -152,6 +156,7 @@ def runs(rle: Rle) -> Int64:
     ends = np.cumsum(counts)
     if ends[-1] != pixels:
         raise ValueError(f"RLE runs sum to {int(ends[-1])}, not to {height}x{width}")
+    ends.setflags(write=False)
     return ends
 
 

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import secrets
 import tarfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -144,7 +145,7 @@ def write(path: Path, records: Iterable[Record]) -> int:
 @contextmanager
 def writing(path: Path) -> Iterator[IO[bytes]]:
     """A file that appears under its name when all of it is on the disk, and not at all after an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as stream:
             yield stream

@@ -163,7 +163,6 @@ class Canvas:
         if patch is None:
             return
         rows, columns, stencil = patch
-        r = self.chance
         height, width = stencil.shape
         if material.pattern:
             tile = self._crop(_patterns.tile(material.pattern, material.turn, material.coarse), height, width)
