@@ -1,0 +1,49 @@
+"""What the documents say is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from samlit import rle
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted(file for file in ROOT.glob("**/*.md") if not any(part.startswith(".") for part in file.parts))
+
+
+def test_ci_runs_the_tests_as_the_readme_says() -> None:
+    (command,) = re.findall(r"^(python -m pytest.*)$", (ROOT / ".ci" / "run").read_text(), re.M)
+    assert re.search(rf"^\s*{re.escape(command)}\s*(#.*)?$", (ROOT / "README.md").read_text(), re.M)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)", re.sub(r"```.*?```", "", document.read_text(), flags=re.S))
+    missing = [t for t in targets if "://" not in t and not (document.parent / t).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_python_in_a_document_is_python(document: Path) -> None:
+    for number, block in enumerate(re.findall(r"^```python\n(.*?)^```", document.read_text(), re.M | re.S)):
+        compile(block, f"{document.name}, block {number}", "exec")
+
+
+def test_the_source_of_datas_readme_reads_pairs(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "data" / "README.md").read_text(), re.M | re.S)
+    names: dict[str, type] = {}
+    exec(text, names)
+    mask = np.zeros((20, 30), bool)
+    mask[5:15, 3:9] = True
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "a.jpg")
+    Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / "a.png")
+    source = names["Pairs"](str(tmp_path))
+    assert len(source) == 1
+    sample = source[0]
+    assert sample.key == "a"
+    assert sample.image.shape == (20, 30, 3)
+    assert np.array_equal(rle.decode(sample.masks[0]), mask)
