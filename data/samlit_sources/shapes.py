@@ -29,7 +29,7 @@ LOT = 25
 
 
 class Shapes(Source):
-    """Procedural scenes of carts, cats and rockets, in clutter, with a phrase for every mask.
+    """Procedural scenes of carts, cats and rockets, with a phrase for every mask.
 
     A click is truly ambiguous: a hub lies on a wheel, and the wheel on a cart. The scenes are written once, as shards
     in SA-1B's layout, and read like those.
