@@ -133,18 +133,20 @@ def _runs(height: int, width: int, text: str) -> Int64:
         raise ValueError(f"RLE string of {len(text)} characters is too long for {height}x{width} pixels")
     if not text.isascii():
         raise ValueError("RLE string has a character outside '0'..'o'")
-    code = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
-    if code.min() < 0 or code.max() > 63:
+    small = np.frombuffer(text.encode("ascii"), np.uint8) - np.uint8(48)  # what is below "0" wraps around to 208 and up
+    if small.max() > 63:
         raise ValueError("RLE string has a character outside '0'..'o'")
-    last = np.flatnonzero(code < 32)  # bit 5 clear: the number ends here
-    if not len(last) or last[-1] != len(code) - 1:
+    last = np.flatnonzero(small < 32)  # bit 5 clear: the number ends here
+    if not len(last) or last[-1] != len(small) - 1:
         raise ValueError("RLE string ends in the middle of a number")
-    length = np.diff(last, prepend=-1)
+    first = np.zeros_like(last)
+    first[1:] = last[:-1] + 1
+    length = last - first + 1
     if length.max() > _GROUPS:
         raise ValueError("RLE string has a number that is too long")
     if len(length) > pixels + 1:
         raise ValueError(f"RLE has {len(length)} runs, more than {height}x{width} pixels can have")
-    first = last - length + 1
+    code = small.astype(np.int64)
     place = np.arange(len(code)) - np.repeat(first, length)
     counts = np.add.reduceat((code & 31) << (5 * place), first)
     counts -= ((code[last] & 16) != 0) * (np.int64(1) << (5 * length))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import secrets
@@ -283,24 +284,24 @@ def _walk(path: Path) -> Index:
             begin = at + _BLOCK
             at = begin + -(-header.size // _BLOCK) * _BLOCK
             if header.size < 0 or at > total:
-                raise ValueError(f"{path.name}: the shard is cut off in {header.name}")
+                raise ValueError(f"{path.name}: the shard is cut off in {header.name!r}")
             if header.type == tarfile.XHDTYPE:
                 stream.seek(begin)
-                fields = stream.read(header.size)
-                if b" path=" in fields or b" size=" in fields:
+                fields = stream.read(min(header.size, 1 << 20))
+                if header.size > len(fields) or b" path=" in fields or b" size=" in fields:
                     raise ValueError(f"{path.name}: names or sizes in extended headers are not supported; use USTAR")
             elif header.isreg():
                 name = header.name.rpartition("/")[2]
                 if name.endswith((".jpg", ".json")) and not name.startswith("."):
                     match = _NAME.fullmatch(name)
                     if match is None:
-                        raise ValueError(f"{path.name}: {name} is not called sa_<id>.jpg or sa_<id>.json")
+                        raise ValueError(f"{path.name}: {name!r} is not called sa_<id>.jpg or sa_<id>.json")
                     files = parts.setdefault(int(match[1]), {})
                     if match[2] in files:
                         raise ValueError(f"{path.name}: {name} comes twice")
                     files[match[2]] = begin, header.size
             elif header.type not in (tarfile.DIRTYPE, tarfile.XGLTYPE):
-                raise ValueError(f"{path.name}: {header.name} is neither a file nor a folder")
+                raise ValueError(f"{path.name}: {header.name!r} is neither a file nor a folder")
         while rest := stream.read(1 << 20):
             if rest.strip(b"\0"):
                 raise ValueError(f"{path.name}: there is more after the end that is marked at byte {at}")
@@ -364,7 +365,9 @@ def _annotation(row: Any, size: tuple[int, int]) -> Annotation:
 
 def _numbers(value: Any, count: int) -> list[float] | None:
     """That many numbers, or None where there are none; they are told to others and decide nothing here."""
-    if not isinstance(value, list) or len(value) != count or not all(type(v) in (int, float) for v in value):
+    if not isinstance(value, list) or len(value) != count:
+        return None
+    if not all(type(v) in (int, float) and -1e9 < v < 1e9 for v in value):
         return None
     return [float(v) for v in value]
 
@@ -374,6 +377,8 @@ def _want(row: Any, name: str, kind: type) -> Any:
     if not isinstance(row, dict) or name not in row:
         raise ValueError(f"the JSON has no {name}")
     value = row[name]
+    if type(value) is float and not math.isfinite(value):  # as of 1e999
+        raise ValueError(f"{name} is {value}")
     if type(value) is kind or (kind is float and type(value) is int):
         return value
     raise ValueError(f"{name} is {type(value).__name__}, not {kind.__name__}")
