@@ -19,7 +19,7 @@ from samlit.errors import SamlitError, one_line
 __all__ = ["AtomicIO", "Checkpoints", "replacing"]
 
 
-def replacing(path: str | Path, write: Callable[[Path], None]) -> None:
+def replacing(path: str | Path, write: Callable[[Path], object]) -> None:
     """Write a file so that its name always stands for a whole one: the old one, or the new one.
 
     Args:
@@ -56,11 +56,8 @@ class AtomicIO(TorchCheckpointIO):
         """
         checkpoint = {**checkpoint, "hyper_parameters": _plain(checkpoint.get("hyper_parameters", {}))}
 
-        def write(beside: Path) -> None:
-            torch.save(checkpoint, beside)
-
         try:
-            replacing(path, write)
+            replacing(path, lambda beside: torch.save(checkpoint, beside))
         except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError where the disk is full
             before = "; the one that was there is untouched" if Path(path).exists() else ""
             raise SamlitError(f"the checkpoint {path} could not be written ({one_line(error)}){before}") from error
@@ -168,7 +165,7 @@ class Checkpoints(ModelCheckpoint):
         super().load_state_dict(state_dict)
 
     def _may_save(self, trainer: pl.Trainer) -> bool:
-        return not (trainer.fast_dev_run or trainer.sanity_checking or trainer.state.fn != "fit")
+        return not (getattr(trainer, "fast_dev_run", False) or trainer.sanity_checking or trainer.state.fn != "fit")
 
     def _save_last(self, trainer: pl.Trainer, again: bool = False) -> None:
         """Save it unless this step's is saved; after a validation in any case, for its numbers are part of it."""

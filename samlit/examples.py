@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import lightning.pytorch as pl
 import numpy as np
@@ -71,6 +72,11 @@ class Examples:
         self._seen: list[Batch] = []
         self._played: tuple[int, bool, list[Example]] | None = None
 
+    @property
+    def last(self) -> list[Example]:
+        """What was played last; empty before."""
+        return self._played[2] if self._played else []
+
     def see(self, batch: Batch, batch_idx: int) -> None:
         """Keep what is needed of a validation batch."""
         if batch_idx == 0:
@@ -91,11 +97,10 @@ class Examples:
             was_training = module.training
             module.eval()
             found: list[Example] = []
-            with torch.no_grad(), trainer.precision_plugin.val_step_context():
-                for batch in seen:
-                    part = chosen(batch, self.count - len(found))
-                    if len(part.masks):
-                        found += answered(module, part.to(module.device))
+            if seen:
+                batch = chosen(_joined(seen), self.count).to(module.device)
+                with torch.no_grad(), trainer.precision_plugin.val_step_context():
+                    found = answered(module, batch)
             module.train(was_training)
             self._played = (*now, found)
         return self._played[2]
@@ -126,6 +131,20 @@ def chosen(batch: Batch, count: int) -> Batch:
         torch.tensor([images.index(index[k]) for k in keep], dtype=torch.int64, device=batch.masks.device),
         [batch.keys[i] for i in images] if batch.keys else [],
         [batch.phrases[k] for k in keep] if batch.phrases else [],
+    )
+
+
+def _joined(batches: list[Batch]) -> Batch:
+    """Several batches as one."""
+    first = [0, *accumulate(len(batch.image) for batch in batches)]
+    return Batch(
+        torch.cat([batch.image for batch in batches]),
+        torch.cat([batch.sizes for batch in batches]),
+        torch.cat([batch.original for batch in batches]),
+        torch.cat([batch.masks for batch in batches]),
+        torch.cat([batch.image_index + i for i, batch in zip(first, batches, strict=False)]),
+        [key for batch in batches for key in batch.keys],
+        [phrase for batch in batches for phrase in batch.phrases or [""] * len(batch.masks)],
     )
 
 

@@ -276,9 +276,7 @@ def _scores(axes: Any, history: Sequence[Mapping[str, float]], baseline: Mapping
         )
 
 
-def _series(
-    history: Sequence[Mapping[str, float]], name: str
-) -> tuple[Numbers, Numbers]:
+def _series(history: Sequence[Mapping[str, float]], name: str) -> tuple[Numbers, Numbers]:
     """Steps and values of the rows that have a number of that name."""
     rows = [(row["step"], row[name]) for row in history if name in row and np.isfinite(row[name])]
     table = np.array(rows, np.float64).reshape(-1, 2)

@@ -1,0 +1,365 @@
+"""What a run has come to: its history, its pictures, and at the end a table beside the baselines."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from PIL import Image
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from samlit import pictures
+from samlit.checkpointing import replacing
+from samlit.examples import Example, Examples
+from samlit.grabcut import iou_from_boxes
+from samlit.module import SamModule
+from samlit.structures import Batch
+
+__all__ = ["Report", "Rows"]
+
+Rows = list[dict[str, float]]
+
+NEXT = (
+    ("segment an image with it", "samlit segment {image} --weights {checkpoint} --point {point} --out out.png"),
+    ("validate it again", "samlit validate --recipe {recipe} --ckpt_path {checkpoint}"),
+    (
+        "train on your own masks",
+        "samlit fit --recipe tiny --data.source coco --data.source.annotations train.json "
+        "--data.validation coco --data.validation.annotations val.json",
+    ),
+)
+
+
+class Report(pl.Callback):
+    """Keeps a run's history and pictures, and ends it with a table.
+
+    In the run's folder: `history.jsonl`, `learning_curve.png`, `examples.png`, and at the end `report.txt` and
+    `report.json`.
+
+    Args:
+        examples: Held-out masks on the picture of examples; 0 for no picture.
+        baseline: Whether GrabCut from the true box is computed once, to compare with; it takes seconds to minutes.
+        baseline_masks: Most masks that it is computed on, the first ones.
+    """
+
+    def __init__(self, examples: int = 6, baseline: bool = True, baseline_masks: int = 500) -> None:
+        self.examples = Examples(examples)
+        self.baseline, self.baseline_masks = baseline, baseline_masks
+        self.history: Rows = []
+        self.before: dict[str, float] = {}
+        self.compared: dict[str, float] = {}
+        self.best: dict[str, Any] = {}
+        self.held_out = {"masks": 0, "images": 0}
+        self.seconds = 0.0
+        self._since: float | None = None
+        self._sums: dict[str, Tensor] = {}
+        self._count = self._written = 0
+        self._compared: Tensor = torch.zeros(3, dtype=torch.float64)
+        self._noted = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run goes on with, in plain types."""
+        return {
+            "history": self.history,
+            "before": self.before,
+            "compared": self.compared,
+            "best": self.best,
+            "seconds": self._elapsed(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on."""
+        self.history, self.before = list(state_dict["history"]), state_dict["before"]
+        self.compared, self.best = state_dict["compared"], state_dict["best"]
+        self.seconds = state_dict["seconds"]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let `history.jsonl` say what the checkpoint says, and no more: what came after it will come again."""
+        if trainer.is_global_zero and not _trial(trainer):
+            text = "".join(json.dumps(row) + "\n" for row in self.history)
+            self._write(trainer, "history.jsonl", _text(text))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._since = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add up the training numbers; write their mean down as often as loggers do."""
+        for name, value in trainer.callback_metrics.items():
+            if name in ("train/loss", "train/miou"):  # added on their device, so that no step waits for it
+                self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach().clone()
+        self._count += 1
+        step, every = trainer.global_step, max(int(getattr(trainer, "log_every_n_steps", 50)), 1)
+        # Several batches may add up to a step; the first of them that is past it writes.
+        if step % every == 0 and step != self._written:
+            self._written = step
+            self._write_down(trainer, {name: float(total) / self._count for name, total in self._sums.items()})
+            self._sums, self._count = {}, 0
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count, keep examples, and compute the baseline if nobody has."""
+        if batch_idx == 0:
+            self.held_out = {"masks": 0, "images": 0}
+            self._compared.zero_()
+        self.held_out["masks"] += len(batch.masks)
+        self.held_out["images"] += len(batch.image)
+        self.examples.see(batch, batch_idx)
+        done = int(self._compared[2])
+        if (
+            self.baseline
+            and not self.compared
+            and _complete(trainer)
+            and done * trainer.world_size < self.baseline_masks
+        ):
+            self._compared += _compare(batch)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write down the numbers, draw the pictures."""
+        if trainer.state.fn != "fit" or not isinstance(pl_module, SamModule):
+            return
+        if _complete(trainer):
+            self._take(trainer, pl_module)
+        played = self.examples.play(trainer, pl_module) if self.examples.count else []
+        if trainer.is_global_zero and not _trial(trainer):
+            when = "before training" if trainer.sanity_checking else f"step {trainer.global_step}"
+            if played:
+                sheet = pictures.contact_sheet(played, f"Held-out masks, {when}")
+                self._write(trainer, "examples.png", _png(sheet))
+            self._draw_curve(trainer)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the table, and where everything is."""
+        if trainer.is_global_zero and not _trial(trainer):
+            self._draw_curve(trainer)
+            self._finish(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """A run that is stopped by hand has a result too."""
+        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero and self.best:
+            self._finish(trainer)
+
+    def table(self) -> tuple[list[str], list[list[str | float | None]]]:
+        """The best validation's numbers: the names of the columns, and rows that begin with a name."""
+        scores: dict[str, float] = self.best.get("scores", {})
+        names = [name for name in scores if not (name.endswith("_best") and name.removesuffix("_best") in scores)]
+        both = [f"{name}_best" for name in names]
+        columns: dict[str, list[float | None]] = {
+            "samlit": [scores.get(name) for name in names],
+            "best of three": [scores.get(name) for name in both],
+            "before training": [self.before.get(name) for name in names],
+            "before, best of three": [self.before.get(name) for name in both],
+            "GrabCut": [self.compared.get("grabcut") if name == "box" else None for name in names],
+            "the box itself": [self.compared.get("box") if name == "box" else None for name in names],
+        }
+        kept = {name: values for name, values in columns.items() if any(value is not None for value in values)}
+        rows: list[list[str | float | None]] = [
+            [name.replace("_", " "), *(values[i] for values in kept.values())] for i, name in enumerate(names)
+        ]
+        return ["mIoU", *kept], rows
+
+    def _take(self, trainer: pl.Trainer, module: SamModule) -> None:
+        """The numbers of a complete validation; every rank comes here."""
+        counts = torch.tensor([*self.held_out.values(), *self._compared.tolist()], dtype=torch.float64)
+        if trainer.world_size > 1:
+            # MPS has no float64 and needs none.
+            counts = trainer.strategy.reduce(counts.to(module.device), reduce_op="sum").cpu()
+        masks, images, grabcut, by_box, compared = counts.tolist()
+        self.held_out = {"masks": int(masks), "images": int(images)}
+        if compared:
+            self.compared = {"grabcut": grabcut / compared, "box": by_box / compared, "masks": compared}
+        scores = {name: float(value) for name, value in module.scores.items()}
+        if not scores:
+            return
+        if trainer.sanity_checking:
+            self.before = self.before or scores
+        logged = trainer.callback_metrics.get("val/miou")
+        miou = sum(scores.values()) / len(scores) if logged is None else float(logged)
+        if not trainer.sanity_checking and math.isfinite(miou) and miou > self.best.get("miou", -math.inf):
+            self.best = {"miou": miou, "step": trainer.global_step, "scores": scores, **self.held_out}
+        self._write_down(trainer, {**{f"val/{name}": value for name, value in scores.items()}, "val/miou": miou})
+
+    def _write_down(self, trainer: pl.Trainer, numbers: dict[str, float]) -> None:
+        """One more row of the history."""
+        row = {"step": trainer.global_step, "epoch": trainer.current_epoch, "seconds": round(self._elapsed(), 1)}
+        row |= {name: round(value, 6) for name, value in numbers.items()}
+        self.history.append(row)
+        if trainer.is_global_zero and not _trial(trainer):
+            try:
+                with (Path(trainer.default_root_dir) / "history.jsonl").open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+            except OSError as error:
+                self._note(f"history.jsonl could not be written ({error})")
+
+    def _draw_curve(self, trainer: pl.Trainer) -> None:
+        if len({row["step"] for row in self.history}) < 2:
+            return
+        levels = {"GrabCut, box": self.compared["grabcut"]} if self.compared else {}
+        curve = pictures.learning_curve(self.history, levels)
+        self._write(trainer, "learning_curve.png", _bytes(curve))
+
+    def _finish(self, trainer: pl.Trainer) -> None:
+        """Write the report, and say it."""
+        callback = trainer.checkpoint_callback
+        found = [str(getattr(callback, name, "")) for name in ("best_model_path", "last_model_path")]
+        checkpoint = next((_near(path) for path in found if path), "")
+        columns, rows = self.table()
+        folder = Path(trainer.default_root_dir)
+        if self.best:
+            about = f"held-out {self.best['masks']} masks on {self.best['images']} images, step {self.best['step']}"
+        else:
+            about = "nothing was validated"
+        few = self.compared.get("masks", 0)
+        if self.best and 0 < few < self.best["masks"]:
+            about += f"; GrabCut and the box on {few:.0f} of them"
+        after = [f"checkpoint: {checkpoint}"] if checkpoint else []
+        after.append(f"pictures:   {_near(folder)}{os.sep} (learning_curve.png, examples.png)")
+        if checkpoint:
+            after += ["", "next, try:"]
+            for what, command in self._next(trainer, checkpoint):
+                after += [f"  # {what}", f"  {command}"]
+        drawn = StringIO()
+        _print(Console(file=drawn, width=200, color_system=None), about, columns, rows, after, box.MARKDOWN)
+        plain = "\n".join(line.rstrip() for line in drawn.getvalue().strip().splitlines()) + "\n"
+        report = {
+            "best": self.best,
+            "before": self.before,
+            "compared": self.compared,
+            "checkpoint": checkpoint,
+            "steps": trainer.global_step,
+            "seconds": round(self._elapsed(), 1),
+            "columns": columns,
+            "rows": rows,
+        }
+        self._write(trainer, "report.txt", _text(plain))
+        self._write(trainer, "report.json", _text(json.dumps(report, indent=1) + "\n"))
+        if sys.stdout.isatty():
+            _print(Console(), about, columns, rows, after, box.SIMPLE_HEAD)
+        else:
+            print(plain, end="", flush=True)
+
+    def _next(self, trainer: pl.Trainer, checkpoint: str) -> list[tuple[str, str]]:
+        """What to do with the checkpoint: commands that work as they stand, as far as that can be."""
+        folder = Path(trainer.default_root_dir)
+        image, point = "IMAGE", "X,Y"
+        last = self.examples.last
+        if last and (click := _click(last[0])):
+            picture = Image.fromarray(last[0].image)
+            if self._write(trainer, "example.png", _png(picture)):
+                image, point = shlex.quote(_near(folder / "example.png")), click
+        config = folder / "config.yaml"
+        recipe = shlex.quote(_near(config)) if config.exists() else "RECIPE"
+        values = {"image": image, "point": point, "recipe": recipe, "checkpoint": shlex.quote(checkpoint)}
+        return [(what, command.format(**values)) for what, command in NEXT]
+
+    def _write(self, trainer: pl.Trainer, name: str, write: Callable[[Path], object]) -> bool:
+        """A file in the run's folder; no picture is worth a run."""
+        try:
+            replacing(Path(trainer.default_root_dir) / name, write)
+        except OSError as error:
+            self._note(f"{name} could not be written ({error})")
+            return False
+        return True
+
+    def _note(self, text: str) -> None:
+        if not self._noted:
+            print(f"samlit: {text}; training goes on", file=sys.stderr)
+        self._noted = True
+
+    def _elapsed(self) -> float:
+        """Seconds of training, those before an interruption too."""
+        return self.seconds + (0.0 if self._since is None else time.monotonic() - self._since)
+
+
+def _trial(trainer: pl.Trainer) -> bool:
+    """Whether this is Lightning's trial of a few batches, which leaves nothing behind."""
+    return bool(getattr(trainer, "fast_dev_run", False))
+
+
+def _complete(trainer: pl.Trainer) -> bool:
+    """Whether this validation sees all that there is to see, or is Lightning's check of a few batches."""
+    return not trainer.sanity_checking or trainer.num_sanity_val_batches == trainer.num_val_batches
+
+
+def _compare(batch: Batch) -> Tensor:
+    """IoU of GrabCut and of the box itself, summed over the masks, and how many they are."""
+    iou = iou_from_boxes(batch, around=1.0).double()
+    # The tight box's own IoU is the share of it that the mask fills.
+    masks = batch.masks.cpu()
+    sides = [
+        (where.int().argmax(1), where.flip(1).int().argmax(1), where.shape[1]) for where in (masks.any(1), masks.any(2))
+    ]
+    area = torch.stack([n - last - first for first, last, n in sides]).prod(0)
+    share = masks.flatten(1).sum(1).double() / area
+    some = ~iou.isnan()
+    return torch.stack([iou[some].sum(), share[some].sum(), some.sum().double()])
+
+
+def _print(
+    console: Console,
+    about: str,
+    columns: list[str],
+    rows: list[list[str | float | None]],
+    after: list[str],
+    style: box.Box,
+) -> None:
+    if rows:
+        table = Table(box=style, title=None)
+        for i, column in enumerate(columns):
+            table.add_column(column, justify="right" if i else "left", style="bold" if i == 1 else "")
+        for name, *values in rows:
+            cells = ["" if value is None else f"{value:.3f}" for value in values]
+            table.add_row(str(name), *cells)
+        console.print(table)
+    for line in (about, *after):
+        # As it is: a path or a command that is broken into lines cannot be copied.
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _click(example: Example) -> str:
+    """The first point that was given, as `samlit segment --point` takes it."""
+    for answer in example.answers.values():
+        for prompt, value in answer.prompts:
+            if prompt.option == "point":
+                return ",".join(f"{v:g}" for v in value[:2].tolist())
+    return ""
+
+
+def _near(path: str | Path) -> str:
+    """A path as a person would type it here."""
+    absolute = Path(path).absolute()
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
+
+
+def _text(text: str) -> Callable[[Path], object]:
+    return lambda path: path.write_text(text)
+
+
+def _bytes(data: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(data)
+
+
+def _png(picture: Image.Image) -> Callable[[Path], object]:
+    return lambda path: picture.save(path, "PNG", compress_level=3)

@@ -1,0 +1,110 @@
+"""Pictures: tints stay where the mask is, errors have their colours, the sheet holds all, labels stay apart."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from samlit import pictures
+from samlit.examples import Answer, Example, answered, chosen
+from samlit.structures import Batch
+from tests import fitting
+
+
+@pytest.fixture
+def square():
+    mask = np.zeros((40, 60), bool)
+    mask[10:30, 20:40] = True
+    return np.full((40, 60, 3), 100, np.uint8), mask
+
+
+def test_an_overlay_changes_the_mask_and_its_outline_only(square):
+    image, mask = square
+    out = pictures.overlay(image, mask, (255, 0, 0))
+    assert (out[20, 30] == (170, 55, 55)).all()
+    changed = (out != image).any(2)
+    assert changed[mask].all()
+    rim = np.zeros_like(mask)
+    rim[8:32, 18:42] = True
+    assert not changed[~rim].any()
+    assert (image == 100).all()
+
+
+def test_an_empty_mask_is_no_overlay(square):
+    image, mask = square
+    np.testing.assert_array_equal(pictures.overlay(image, ~mask & mask, (255, 0, 0)), image)
+
+
+def test_too_much_is_red_and_missing_is_blue(square):
+    image, truth = square
+    mask = np.roll(truth, 10, 1)
+    r, _, b = np.moveaxis(pictures.errors(image, mask, truth).astype(int), 2, 0)
+    assert (r - b)[mask & ~truth].min() > 100
+    assert (b - r)[truth & ~mask].min() > 100
+    assert (abs(r - b)[(truth & mask) | (~truth & ~mask)] < 20).all()
+
+
+def test_the_sheet_has_a_band_for_each_example_and_a_column_for_each_round(square):
+    image, mask = square
+    rounds = {f"{n} point{'s' * (n > 1)}": Answer((), mask, 1.0, 0.9) for n in range(1, 9)} | {
+        "1 box": Answer((), ~mask, 0.0, 0.9)
+    }
+    one = Example(
+        image, mask, (60, 60), phrase="a very long phrase that certainly does not fit below a picture", answers=rounds
+    )
+    sheet, more = pictures.contact_sheet([one]), pictures.contact_sheet([one, one], "title")
+    assert pictures._columns([one]) == ["1 point", "2 points", "3 points", "5 points", "8 points", "1 box"]
+    assert more.width == sheet.width > 7 * pictures.CELL
+    assert more.height > sheet.height + 2 * round(pictures.CELL * 40 / 60)
+    assert pictures.contact_sheet([]).height > 0
+
+
+def test_examples_are_answered_in_every_round_of_every_task():
+    loader = fitting.data()._loader(fitting.Discs(3), False)
+    batch = next(iter(loader))
+    module = fitting.module().eval()
+    with torch.no_grad():
+        examples = answered(module, chosen(batch, 3))
+    assert [list(example.answers) for example in examples] == [["1 point", "2 points", "1 box"]] * 3
+    one = examples[0]
+    assert one.image.shape == (24, 32, 3)
+    assert one.truth.shape == one.answers["1 box"].mask.shape == (24, 32)
+    assert [prompt.name for prompt, _ in one.answers["2 points"].prompts] == ["points", "points"]
+    assert {example.phrase for example in examples} == {"the round one", "the bar"}
+    picture = Image.new("RGB", (320, 240))
+    pictures.prompted(picture, one, one.answers["1 box"])
+    assert np.asarray(picture).any()
+
+
+def test_one_mask_of_each_image_is_chosen_before_a_second_of_any():
+    masks = torch.zeros(5, 8, 8, dtype=torch.bool)
+    for k, side in enumerate((4, 2, 0, 3, 1)):
+        masks[k, :side, :side] = True
+    index = torch.tensor([0, 0, 0, 1, 1])
+    batch = Batch(
+        torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.full((2, 2), 8), torch.full((2, 2), 8), masks, index
+    )
+    assert chosen(batch, 2).image_index.tolist() == [0, 1]
+    assert chosen(batch, 9).masks.flatten(1).any(1).tolist() == [True] * 4
+    assert chosen(batch, 0).masks.shape[0] == chosen(batch, 0).image.shape[0] == 0
+
+
+def test_the_learning_curve_takes_any_history():
+    history = [{"step": i, "train/loss": 3 - i / 20, "train/miou": i / 40} for i in range(1, 40)]
+    scores = [
+        {"step": i, "val/1_click": i / 50, "val/1_click_best": i / 45, "val/other": float("nan")} for i in (0, 20)
+    ]
+    for rows in ([], history, scores, history + scores):
+        curve = Image.open(io.BytesIO(pictures.learning_curve(rows, {"GrabCut": 0.6})))
+        assert curve.width > 1000
+        assert np.asarray(curve.convert("L")).min() < 128
+
+
+@pytest.mark.parametrize("values", [[], [0.5], [0.1, 0.1, 0.1, 0.9], [0.98, 0.99, 1.0]])
+def test_labels_stay_apart_and_in_order(values):
+    placed = pictures._apart(values, 0.06, 1.0)
+    assert all(b - a > 0.0599 for a, b in zip(placed, placed[1:], strict=False))
+    assert max(placed, default=0) <= 1
+    assert all(abs(a - b) < 0.13 for a, b in zip(placed, values, strict=True))
