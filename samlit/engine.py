@@ -108,6 +108,8 @@ def run(command: str, line: recipe.CommandLine) -> int:
     except MisconfigurationException as error:
         raise UsageError(one_line(error)) from error
     except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning has shut down in order, and then exits with 1
+            raise KeyboardInterrupt from None
         return int(error.code or 0)
     folder = cli.trainer.log_dir  # asked on every rank: the answer is broadcast
     if command == "fit" and folder and cli.trainer.is_global_zero:
