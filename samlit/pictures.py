@@ -247,6 +247,8 @@ def _scores(axes: Any, history: Sequence[Mapping[str, float]], baseline: Mapping
     for i, name in enumerate(plain):
         colour = colours[i % len(colours)]
         steps, values = _series(history, name)
+        if not len(steps):
+            continue
         axes.plot(steps, values, color=colour, linewidth=2, marker="o", markersize=3.5, clip_on=False)
         labels.append((float(values[-1]), f"{name.removeprefix('val/').replace('_', ' ')}  {values[-1]:.2f}", colour))
         if f"{name}_best" in names:

@@ -89,7 +89,7 @@ class Report(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let `history.jsonl` say what the checkpoint says, and no more: what came after it will come again."""
         if trainer.is_global_zero and not _trial(trainer):
-            text = "".join(json.dumps(row) + "\n" for row in self.history)
+            text = "".join(map(_line, self.history))
             self._write(trainer, "history.jsonl", _text(text))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -209,7 +209,7 @@ class Report(pl.Callback):
         if trainer.is_global_zero and not _trial(trainer):
             try:
                 with (Path(trainer.default_root_dir) / "history.jsonl").open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                    file.write(_line(row))
             except OSError as error:
                 self._note(f"history.jsonl could not be written ({error})")
 
@@ -351,6 +351,11 @@ def _near(path: str | Path) -> str:
     """A path as a person would type it here."""
     absolute = Path(path).absolute()
     return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
+
+
+def _line(row: dict[str, float]) -> str:
+    """A row as strict JSON, which knows no NaN."""
+    return json.dumps({name: value if math.isfinite(value) else None for name, value in row.items()}) + "\n"
 
 
 def _text(text: str) -> Callable[[Path], object]:

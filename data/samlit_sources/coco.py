@@ -14,20 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from faster_coco_eval.core import mask as official
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from samlit import rle
+from samlit import images, rle
 from samlit.contracts import Source
 from samlit.rle import Rle
 from samlit.structures import Sample
 
-__all__ = ["MAX_PIXELS", "Coco", "read_image"]
-
-MAX_PIXELS = 89_478_485
-"""Rows times columns of an image that is decoded: where Pillow, too, begins to suspect a decompression bomb."""
-
-_ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange rows and columns
-
+__all__ = ["Coco"]
 
 class _Annotation(NamedTuple):
     """One mask of the file, as short as it can be kept.
@@ -145,7 +138,7 @@ class Coco(Source):
         named = tuple(phrase for phrase in phrases if phrase is not None)
         return Sample(
             key=record.key,
-            image=read_image(record.path, record.size),
+            image=images.read(record.path, record.size),
             masks=tuple(masks),
             phrases=named if len(named) == len(masks) else (),
         )
@@ -222,65 +215,6 @@ class Coco(Source):
             only = f" but {num_crowds} crowd regions (crowd: true keeps them)" if num_crowds else ""
             raise ValueError(f"holds no masks{only}")
         return of_image
-
-
-def read_image(path: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """An image file as RGB, on the pixel grid that its annotations were drawn on.
-
-    COCO's masks lie on the grid that is stored in the file, so an EXIF orientation is not applied; except where only
-    the turned image has the size that the annotations state: then the tool that wrote them had turned it.
-
-    Alpha is dropped, colours are as stored. Grey of 16 or 32 bits is scaled from its own least and greatest value to
-    0..255, for microscopes and scanners use an unknown part of the range. Of several frames the first is read.
-
-    Args:
-        path: The file.
-        size: Rows and columns that the annotations state.
-
-    Returns:
-        (rows, columns, 3) uint8.
-
-    Raises:
-        ValueError: There is no such file, it is no image, is damaged, too large, or has another size.
-    """
-    try:
-        with Image.open(path) as image:
-            columns, rows = image.size
-            small = rows * columns <= MAX_PIXELS  # before anything is decoded
-            if small and (rows, columns) == size:
-                return _rgb(image)
-            if small and (columns, rows) == size and image.getexif().get(_ORIENTATION, 1) >= 5:
-                return _rgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: the image is not there any more") from None
-    except UnidentifiedImageError:
-        raise ValueError(f"{path}: is not an image that Pillow can read") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        small, rows, columns = False, 0, 0
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged file makes Pillow's readers raise what they like, also SyntaxError
-        raise ValueError(f"{path}: the image is damaged or cut off ({error})") from None
-    if not small:
-        raise ValueError(f"{path}: the image has more than {MAX_PIXELS} pixels; tile it or make it smaller")
-    raise ValueError(
-        f"{path}: the image is {columns} wide and {rows} high, its annotations are for {size[1]} wide and {size[0]} "
-        "high; correct the size in the JSON, or use the image that was annotated"
-    )
-
-
-def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """Pixels of any mode of Pillow's, (rows, columns, 3) uint8."""
-    if image.mode.startswith(("I", "F")):  # convert("RGB") would clip these at 255
-        grey = np.asarray(image).astype(np.float64)
-        low, high = grey.min(), grey.max()
-        if not np.isfinite(high - low):
-            raise ValueError("it has pixels that are no finite numbers")
-        scaled = np.rint((grey - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
-        return np.repeat(scaled[..., None], 3, 2)
-    if image.mode in ("P", "PA"):  # straight to RGB, Pillow warns about palettes with transparency
-        image = image.convert("RGBA")
-    return np.array(image.convert("RGB"))
 
 
 def _mask(segmentation: str | tuple[int, ...] | list[list[float]], size: tuple[int, int]) -> Rle:
@@ -374,8 +308,8 @@ def _sizes(images: list[Any]) -> dict[Any, tuple[int, int]]:
                 f"image {image['id']} has no usable height and width ({sides[0]!r}, {sides[1]!r}); add them"
             )
         height, width = (int(side) for side in sides)
-        if height * width > MAX_PIXELS or max(height, width) > rle.MAX_SIDE:
-            limit = f"more than {rle.MAX_SIDE} a side or {MAX_PIXELS} in all"
+        if height * width > images.MAX_PIXELS or max(height, width) > rle.MAX_SIDE:
+            limit = f"more than {rle.MAX_SIDE} a side or {images.MAX_PIXELS} in all"
             raise ValueError(f"image {image['id']} is stated to have {height}x{width} pixels, {limit}")
         sizes[image["id"]] = height, width
     return sizes

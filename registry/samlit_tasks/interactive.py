@@ -1,0 +1,83 @@
+"""The paper's training: a first prompt, corrections where the answer is wrong (appendix A, SAM_SPEC 2.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import torch
+
+from samlit.contracts import Task
+from samlit.metrics import mask_iou
+from samlit.structures import Prediction, PromptSet, Ragged, Result, Scene
+
+__all__ = ["Interactive"]
+
+
+class Interactive(Task):
+    """Interactive training: a point or a box, 8 corrections, 2 answers to a mask alone; 11 passes.
+
+    Args:
+        first: Prompt types of the first pass and how often each is drawn, mask by mask; half points and half noisy
+            boxes if not given. Any registered prompt type can stand here.
+        corrections: Passes that each get one more prompt, simulated from the last answer's error.
+        correct_with: Prompt type of the corrections.
+        mask_only: Whether there are two more passes without a new prompt, one after a random correction and one last.
+        detach: Whether gradients stop at the logits that are fed back. The paper does not say; SAM 2 lets them pass.
+    """
+
+    def __init__(
+        self,
+        first: dict[str, float] | None = None,
+        corrections: int = 8,
+        correct_with: str = "points",
+        mask_only: bool = True,
+        detach: bool = True,
+    ) -> None:
+        self.first = first or {"points": 0.5, "boxes": 0.5}
+        if min(self.first.values()) < 0 or sum(self.first.values()) <= 0:
+            raise ValueError(f"first: shares of prompt types must be positive, not {self.first}")
+        self.corrections, self.correct_with = corrections, correct_with
+        self.mask_only, self.detach = mask_only, detach
+
+    def rounds(self, scene: Scene) -> Generator[PromptSet, Prediction, Result]:
+        """Yield the passes' prompts for all K masks at once; the result is "iou", (passes, K)."""
+        truth, ious = scene.masks, []
+        if not len(truth):
+            return {}
+        given = self._first(scene)
+        prediction = yield PromptSet(scene.image_index, dict(given), multimask=True)
+        for corrects in self._plan(scene):
+            logits = prediction.pick(prediction.best())
+            logits = logits.detach() if self.detach else logits
+            predicted = prediction.full(logits.detach()) > 0
+            ious.append(mask_iou(predicted, truth))
+            given["masks"] = Ragged.of(logits[:, None].float())
+            if corrects:
+                new = scene.prompts[self.correct_with].simulate(truth, predicted, scene)
+                given[self.correct_with] = given[self.correct_with].append(new) if self.correct_with in given else new
+            prediction = yield PromptSet(scene.image_index, dict(given), multimask=False)
+        ious.append(mask_iou(prediction.full(prediction.pick(prediction.best()).detach()) > 0, truth))
+        return {"iou": torch.stack(ious)}
+
+    def _first(self, scene: Scene) -> dict[str, Ragged]:
+        """One prompt for each mask, its type drawn for each."""
+        share = torch.tensor(list(self.first.values()), device=scene.masks.device)
+        drawn = torch.multinomial(share, len(scene.masks), replacement=True, generator=scene.generator)
+        given: dict[str, Ragged] = {}
+        for i, name in enumerate(self.first):
+            # Every type is simulated for every mask, so that what runs never depends on what was drawn.
+            given[name] = scene.prompts[name].simulate(scene.masks, None, scene).where(drawn == i)
+        return given
+
+    def _plan(self, scene: Scene) -> list[bool]:
+        """For each pass after the first, whether it gets a new prompt.
+
+        The paper puts one of the two mask-only passes at a random place among the corrections: here, uniformly into
+        one of the gaps between them (SAM_SPEC 7.8).
+        """
+        plan = [True] * self.corrections
+        if self.mask_only:
+            plan.insert(scene.chance.randint(1, max(self.corrections - 1, 1)) if plan else 0, False)
+            plan.append(False)
+        return plan
+

@@ -1,0 +1,79 @@
+"""Image files as RGB pixels, whatever their mode, refused before they are decoded if they are too large."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+__all__ = ["MAX_PIXELS", "read"]
+
+MAX_PIXELS = 89_478_485
+"""Rows times columns of an image that is decoded: where Pillow, too, begins to suspect a decompression bomb."""
+
+_ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange rows and columns
+
+
+def read(path: str, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+    """An image file as RGB: as a person sees it, or on the pixel grid that its annotations were drawn on.
+
+    Without a size, an EXIF orientation is applied, as every viewer does. COCO's masks lie on the grid that
+    is stored in the file, so with a size it is not, except where only the turned image has the size that the
+    annotations state: then the tool that wrote them had turned it.
+
+    Alpha is dropped, colours are as stored. Grey of 16 or 32 bits is scaled from its own least and greatest value to
+    0..255, for microscopes and scanners use an unknown part of the range. Of several frames the first is read.
+
+    Args:
+        path: The file.
+        size: Rows and columns that the annotations state, if there are any.
+
+    Returns:
+        (rows, columns, 3) uint8.
+
+    Raises:
+        ValueError: There is no such file, it is no image, is damaged, too large, or has another size.
+    """
+    try:
+        with Image.open(path) as image:
+            columns, rows = image.size
+            small = rows * columns <= MAX_PIXELS  # before anything is decoded
+            if small and size is None:
+                return _rgb(ImageOps.exif_transpose(image))
+            if small and (rows, columns) == size:
+                return _rgb(image)
+            if small and (columns, rows) == size and image.getexif().get(_ORIENTATION, 1) >= 5:
+                return _rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is no such image") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path}: is a folder, not an image") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{path}: is not an image that Pillow can read") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        small, rows, columns = False, 0, 0
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow's readers raise what they like, also SyntaxError
+        raise ValueError(f"{path}: the image is damaged or cut off ({error})") from None
+    if not small:
+        raise ValueError(f"{path}: the image has more than {MAX_PIXELS} pixels; tile it or make it smaller")
+    assert size is not None
+    raise ValueError(
+        f"{path}: the image is {columns} wide and {rows} high, its annotations are for {size[1]} wide and {size[0]} "
+        "high; correct the size in the JSON, or use the image that was annotated"
+    )
+
+
+def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Pixels of any mode of Pillow's, (rows, columns, 3) uint8."""
+    if image.mode.startswith(("I", "F")):  # convert("RGB") would clip these at 255
+        grey = np.asarray(image).astype(np.float64)
+        low, high = grey.min(), grey.max()
+        if not np.isfinite(high - low):
+            raise ValueError("it has pixels that are no finite numbers")
+        scaled = np.rint((grey - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+        return np.repeat(scaled[..., None], 3, 2)
+    if image.mode in ("P", "PA"):  # straight to RGB, Pillow warns about palettes with transparency
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))

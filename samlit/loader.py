@@ -1,0 +1,135 @@
+"""A data loader that knows where it is: the order of samples is computed, never stored, and resumes in mid-epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from samlit import frames
+from samlit.contracts import Source
+from samlit.structures import Batch
+
+__all__ = ["Loader"]
+
+
+class Loader:
+    """Packed batches of a source, the same for the same seed whatever the number of workers.
+
+    Position p of epoch e is one sample, a pure function of (seed, e, p); a global batch is a range of positions, and
+    each rank takes its slice of it. Every rank has the same number of batches. The state is (epoch, samples consumed
+    by all ranks), so that it fits any rank and any number of them.
+
+    Args:
+        source: Samples by number.
+        side: Of the frame, pixels.
+        batch_size: Images a batch and rank.
+        seed: All chance comes from it.
+        rank: Of this process.
+        world: How many processes.
+        workers: Loader processes; 0 loads in this one.
+        training: Shuffles, draws masks at random, flips, and drops the samples that fill no global batch; otherwise
+            samples come in order, each once over all ranks.
+        max_masks: Most masks of an image, drawn at random while training, the first ones otherwise.
+        max_area: Masks that cover more of the image than this share are dropped while training (paper appendix A).
+        flip: Chance that an image is mirrored while training.
+        pin_memory: Whether batches are put into page-locked memory.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        side: int,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+        training: bool = True,
+        max_masks: int = 64,
+        max_area: float = 0.9,
+        flip: float = 0.0,
+        pin_memory: bool = False,
+    ) -> None:
+        self.count, self.batch_size, self.seed = len(source), batch_size, seed
+        self.rank, self.world, self.workers, self.training = rank, world, workers, training
+        self.pin_memory = pin_memory
+        self.samples = _Samples(source, side, seed, training, max_masks, max_area, flip)
+        self.epoch = self.done = 0
+
+    def __len__(self) -> int:
+        """Batches of an epoch, the same on every rank."""
+        step = self.batch_size * self.world
+        return self.count // step if self.training else -(-self.count // step)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """What is left of the epoch, or all of the next one."""
+        step = self.batch_size * self.world
+        if self.done >= len(self) * step:
+            self.epoch, self.done = self.epoch + 1, 0
+        if not self.training:
+            self.epoch = self.done = 0
+        order = self._order()
+        start = self.done // step
+        mine = [order[b * step + self.rank : (b + 1) * step : self.world] for b in range(start, len(self))]
+        loader = DataLoader(
+            self.samples,
+            batch_sampler=[[(self.epoch, int(i)) for i in batch] for batch in mine],
+            collate_fn=frames.pack,
+            num_workers=self.workers,
+            pin_memory=self.pin_memory,
+            # Forked workers inherit locks of the threads that torch has already started.
+            multiprocessing_context="spawn" if self.workers else None,
+        )
+        for batch in loader:
+            self.done += step
+            yield batch
+
+    def _order(self) -> np.ndarray:
+        if not self.training:
+            return np.arange(self.count)
+        return np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is; the same on every rank."""
+        return {"epoch": self.epoch, "samples": self.done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there, with any number of ranks or workers."""
+        self.epoch, self.done = state["epoch"], state["samples"]
+
+
+class _Samples(Dataset[frames.Framed]):
+    """Samples by (epoch, number), in the frame."""
+
+    def __init__(
+        self, source: Source, side: int, seed: int, training: bool, max_masks: int, max_area: float, flip: float
+    ) -> None:
+        self.source, self.side, self.seed, self.training = source, side, seed, training
+        self.max_masks, self.max_area, self.flip = max_masks, max_area, flip
+
+    def __getitem__(self, at: tuple[int, int]) -> frames.Framed:
+        epoch, index = at
+        sample = self.source[index]
+        if not self.training:
+            return frames.frame(sample, self.side, range(min(len(sample.masks), self.max_masks)))
+        chance = np.random.default_rng([self.seed, epoch, index])
+        keep = chance.permutation(len(sample.masks))[: self.max_masks]
+        framed = frames.frame(sample, self.side, sorted(keep.tolist()))
+        area = framed.masks.sum((1, 2))
+        # A mask too thin for the frame's grid leaves no pixel to click on.
+        good = (area > 0) & (area <= self.max_area * framed.size[0] * framed.size[1])
+        if not good.all():
+            phrases = tuple(p for p, ok in zip(framed.phrases, good, strict=False) if ok)
+            framed = framed._replace(masks=framed.masks[good], phrases=phrases)
+        return frames.flip(framed) if chance.random() < self.flip else framed
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process's rank and how many there are; 0 and 1 where nothing is distributed."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1

@@ -1,0 +1,44 @@
+"""The one loop that drives any task: in training, validation and inference alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from samlit.contracts import Task
+from samlit.structures import Prediction, PromptSet, Result, Scene
+
+__all__ = ["Round", "drive"]
+
+
+class Round(NamedTuple):
+    """A question and its answer."""
+
+    prompts: PromptSet
+    prediction: Prediction
+
+
+def drive(
+    task: Task,
+    scene: Scene,
+    answer: Callable[[PromptSet], Prediction],
+    on_round: Callable[[Round], None] = lambda turn: None,
+) -> Result:
+    """Ask the model what a task wants to know, until the task has its result.
+
+    Args:
+        task: Yields prompts, receives predictions.
+        scene: What the task sees.
+        answer: The model.
+        on_round: Told of every round before the task is: where training adds its loss and pictures are taken.
+    """
+    rounds = task.rounds(scene)
+    try:
+        prompts = next(rounds)
+        while True:
+            turn = Round(prompts, answer(prompts))
+            on_round(turn)
+            prompts = rounds.send(turn.prediction)
+    except StopIteration as end:
+        result: Result = end.value or {}
+        return result

@@ -1,0 +1,138 @@
+"""SamModule, the LightningModule: the model, the task it learns from, the tasks that judge it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from samlit.contracts import Decoder, Encoder, Prompt, Task
+from samlit.loop import Round, drive
+from samlit.losses import Losses, Terms
+from samlit.model import Sam
+from samlit.optim import Optim
+from samlit.structures import Batch, Embedding, Prediction, PromptSet, Result, Scene
+
+__all__ = ["SamModule"]
+
+
+class SamModule(pl.LightningModule):
+    """Trains a promptable model on a task and validates it on others.
+
+    Args:
+        encoder: Images to image embeddings.
+        prompts: Prompt types, in the order of their tokens.
+        decoder: Embeddings and prompts to masks.
+        task: Where training prompts come from.
+        validation: Tasks whose metrics judge the model while it trains.
+        image_size: Side of the square frame in pixels; the data's, said once there.
+        loss: Weights and choices of the losses.
+        optim: The optimiser and its schedule.
+        seed: Of the simulated prompts.
+    """
+
+    def __init__(
+        self,
+        encoder: Callable[[int], Encoder],
+        prompts: list[Callable[[int], Prompt]],
+        decoder: Callable[[int], Decoder],
+        task: Task,
+        validation: Sequence[Task] = (),
+        image_size: int = 1024,
+        loss: Losses = Losses(),  # noqa: B008 - frozen
+        optim: Optim = Optim(),  # noqa: B008 - frozen
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = Sam(encoder(image_size), prompts, decoder)
+        self.task, self.validation, self.image_size = task, list(validation), image_size
+        self.loss, self.optim, self.seed = loss, optim, seed
+        self.metrics = nn.ModuleList(task.metric() or nn.Identity() for task in self.validation)
+        self.scores: dict[str, float] = {}
+
+    def run(
+        self,
+        task: Task,
+        batch: Batch,
+        seed: int = 0,
+        on_round: Callable[[Round], None] = lambda turn: None,
+        embedding: Embedding | None = None,
+    ) -> Result:
+        """Drive a task over a batch; images are embedded once, before it, or come embedded."""
+        embedded = self.net.embed(batch.image, batch.sizes) if embedding is None else embedding
+        scene = Scene(batch, self.net.prompt_types, seed, self.training)
+
+        def answer(prompts: PromptSet) -> Prediction:
+            return self.net.answer(embedded, prompts, scene.frame)
+
+        return drive(task, scene, answer, on_round)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The mean loss of all answers, normalised by the number of masks over all ranks."""
+        terms: list[Terms] = []
+
+        def learn(turn: Round) -> None:
+            target = turn.prompts.target
+            terms.append(self.loss(turn.prediction, batch.masks if target is None else batch.masks[target]))
+
+        embedding = self.net.embed(batch.image, batch.sizes)
+        self.run(self.task, batch, self._chance(self.global_step), learn, embedding)
+        if not terms:  # no image had a mask: still a part of every collective
+            return embedding.image.sum() * 0.0
+        total, by_focal, by_dice, by_iou, actual = (torch.stack(list(t)) for t in zip(*terms, strict=True))
+        loss = total.mean(0).sum() / self._masks_a_rank(batch)
+        size = len(batch.image)
+        self.log("train/loss", loss.detach(), batch_size=size, prog_bar=True)
+        self.log("train/miou", actual.mean(), batch_size=size, prog_bar=True)
+        for name, value in (("focal", by_focal), ("dice", by_dice), ("iou", by_iou)):
+            self.log(f"train/{name}", value.detach().mean(), batch_size=size)
+        self.log("train/miou_first", actual[0].mean(), batch_size=size)
+        self.log("train/miou_last", actual[-1].mean(), batch_size=size)
+        return loss
+
+    def _masks_a_rank(self, batch: Batch) -> Tensor:
+        """Masks of this step, averaged over the ranks, at least one."""
+        count = torch.tensor(float(len(batch.masks)), device=batch.masks.device)
+        if self.trainer.world_size > 1:
+            mean = self.all_gather(count).mean()
+            return mean.clamp_min(1.0)
+        return count.clamp_min(1.0)
+
+    def _chance(self, *of: int) -> int:
+        """A seed that is a function of the run's, of what is given, and of the rank."""
+        words = ",".join(map(str, (self.seed, *of, self.global_rank)))
+        return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=7).digest(), "big")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Let every validation task's metric read its result."""
+        embedding = self.net.embed(batch.image, batch.sizes)
+        for task, metric in zip(self.validation, self.metrics, strict=True):
+            result = self.run(task, batch, self._chance(batch_idx), embedding=embedding)
+            if not isinstance(metric, nn.Identity):
+                metric.update(result)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log every number as `val/NAME`, and their mean as `val/miou`."""
+        scores: dict[str, Tensor] = {}
+        for metric in self.metrics:
+            if not isinstance(metric, nn.Identity):
+                scores |= metric.compute()
+                metric.reset()
+        if scores:
+            self.log_dict({f"val/{name}": value for name, value in scores.items()})
+            self.log("val/miou", torch.stack(list(scores.values())).mean(), prog_bar=True)
+        self.scores = {name: float(value) for name, value in scores.items()}
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a packed batch."""
+        return batch.to(device, non_blocking=True)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and its schedule, a step at a time."""
+        optimizer, schedule = self.optim.build(self.net, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

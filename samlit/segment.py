@@ -1,0 +1,134 @@
+"""`samlit segment`: masks of pictures, from the shell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from samlit import atomic, images, pictures, rle
+from samlit.contracts import Prompt
+from samlit.errors import ArgumentParser, UsageError
+from samlit.predictor import Masks, Predictor
+
+__all__ = ["main"]
+
+EPILOG = """prompts, in pixels of the image, each as often as you like; together they ask for one thing:
+  --point X,Y[,LABEL]   a click on what is wanted (LABEL 1, the default) or on what is not (0)
+  --box X0,Y0,X1,Y1     a box around it
+  --mask FILE           a rough mask of it, an image of the same size
+and --OPTION VALUE for any other prompt type that the model was trained with
+
+example:
+  samlit segment photo.jpg --weights runs/tiny/best.ckpt --point 120,80 --point 30,40,0 --out masks.png
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Run the command with the words after `samlit segment`."""
+    from argparse import RawDescriptionHelpFormatter
+
+    parser = ArgumentParser(
+        prog="samlit segment",
+        description="Masks of pictures, from the shell.",
+        epilog=EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="one or more image files")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint: runs/NAME/best.ckpt")
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="PATH",
+        help="a picture (.png, .jpg), COCO results (.json), or a folder for one PNG a mask; "
+        "a folder, or .json, where there are several images",
+    )
+    parser.add_argument("--all", action="store_true", help="all masks of an ambiguous prompt, not only the most confident")
+    parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, mps (default: %(default)s)")
+    options, rest = parser.parse_known_args(argv)
+    out = Path(options.out)
+    if out.suffix.lower() in PICTURES and len(options.images) > 1:
+        raise UsageError(f"--out {out}: one picture cannot show {len(options.images)} images; give a folder or a .json")
+
+    predictor = Predictor.load(options.weights, options.device)
+    types = predictor.net.prompt_types
+    asked = _prompts(rest, types, parser.prog)
+    pixels = [images.read(name) for name in options.images]
+    answers = []
+    for name, image in zip(options.images, pixels, strict=True):
+        predictor.set_image(image)
+        answer = predictor.predict(asked)
+        answers.append(answer if options.all else Masks(*(x[:1] for x in (answer.masks, answer.iou, answer.low_res_logits))))
+        for i, (mask, iou) in enumerate(zip(answers[-1].masks, answers[-1].iou, strict=True)):
+            print(f"{name}: mask {i + 1}, {int(mask.sum())} pixels, predicted IoU {float(iou):.2f}")
+    _save(out, options.images, pixels, answers, asked, types)
+    print(f"saved to {out}")
+    return 0
+
+
+PICTURES = {".png", ".jpg", ".jpeg"}
+
+
+def _prompts(words: list[str], types: dict[str, Prompt], prog: str) -> dict[str, list[Tensor]]:
+    """The prompts on the command line, by prompt type."""
+    parser = ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
+    for name, prompt in types.items():
+        parser.add_argument(f"--{prompt.option}", dest=name, action="append", default=[])
+    typed = vars(parser.parse_args(words))
+    if not any(typed.values()):
+        known = ", ".join(f"--{prompt.option}" for prompt in types.values())
+        raise UsageError(f"give at least one prompt (this model takes {known})")
+    try:
+        return {name: [types[name].parse(text) for text in texts] for name, texts in typed.items() if texts}
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _save(
+    out: Path,
+    names: Sequence[str],
+    pixels: Sequence[np.ndarray],
+    answers: Sequence[Masks],
+    asked: dict[str, list[Tensor]],
+    types: dict[str, Prompt],
+) -> None:
+    """Write a picture, COCO results, or a folder of masks, each file whole or not at all."""
+    if out.suffix.lower() == ".json":
+        rows = [row for name, answer in zip(names, answers, strict=True) for row in _coco(name, answer)]
+        atomic.write(out, json.dumps(rows, indent=1) + "\n")
+        return
+    if out.suffix.lower() in PICTURES:
+        picture = Image.fromarray(pixels[0])
+        for mask, colour in zip(answers[0].masks.cpu().numpy(), pictures.COLOURS, strict=False):
+            picture = Image.fromarray(pictures.overlay(np.asarray(picture), mask, colour))
+        for name, values in asked.items():
+            for value in values:
+                types[name].draw(picture, value)
+        _write(out, picture)
+        return
+    for name, answer in zip(names, answers, strict=True):
+        for i, mask in enumerate(answer.masks.cpu().numpy()):
+            _write(out / f"{Path(name).stem}_{i + 1}.png", Image.fromarray(mask.astype(np.uint8) * 255))
+
+
+def _write(path: Path, picture: Image.Image) -> None:
+    with atomic.writing(path) as stream:
+        picture.save(stream, format="PNG" if path.suffix.lower() == ".png" else "JPEG", quality=95)
+
+
+def _coco(name: str, answer: Masks) -> list[dict[str, Any]]:
+    """Rows of a COCO results file; images are named, for they have no number."""
+    rows = []
+    for mask, iou in zip(answer.masks.cpu().numpy(), answer.iou.tolist(), strict=True):
+        drawn = rle.encode(mask)
+        x0, y0, x1, y1 = rle.box(drawn)
+        segmentation = {"size": list(drawn.size), "counts": drawn.counts}
+        rows.append(
+            {"file_name": name, "segmentation": segmentation, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": round(iou, 4)}
+        )
+    return rows
