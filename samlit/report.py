@@ -66,7 +66,7 @@ class Report(pl.Callback):
         self.seconds = 0.0
         self._since: float | None = None
         self._sums: dict[str, Tensor] = {}
-        self._count = self._written = 0
+        self._count = self._written = self._drawn = 0
         self._compared: Tensor = torch.zeros(3, dtype=torch.float64)
         self._noted = False
 
@@ -214,8 +214,9 @@ class Report(pl.Callback):
                 self._note(f"history.jsonl could not be written ({error})")
 
     def _draw_curve(self, trainer: pl.Trainer) -> None:
-        if len({row["step"] for row in self.history}) < 2:
+        if len({row["step"] for row in self.history}) < 2 or self._drawn == len(self.history):
             return
+        self._drawn = len(self.history)
         levels = {"GrabCut, box": self.compared["grabcut"]} if self.compared else {}
         curve = pictures.learning_curve(self.history, levels)
         self._write(trainer, "learning_curve.png", _bytes(curve))

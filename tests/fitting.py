@@ -68,6 +68,7 @@ def trainer(folder, callbacks, logger=False, **others):
         devices=1,
         logger=logger,
         callbacks=callbacks,
+        enable_checkpointing=any(isinstance(callback, pl.callbacks.ModelCheckpoint) for callback in callbacks),
         default_root_dir=folder,
         enable_model_summary=False,
         use_distributed_sampler=False,
@@ -77,5 +78,5 @@ def trainer(folder, callbacks, logger=False, **others):
 
 lightning_warnings = [
     pytest.mark.filterwarnings(f"ignore:.*{words}")
-    for words in ("LeafSpec", "have overridden `transfer_batch", "does not have many workers", "The `srun` command")
+    for words in ("LeafSpec", "have overridden `transfer_batch", "does not have many workers", "Total length of `list`")
 ]

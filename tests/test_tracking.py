@@ -70,7 +70,7 @@ def test_an_offline_run_holds_numbers_configuration_and_masks(tmp_path, nobody, 
 def test_without_a_logger_it_is_quiet(tmp_path, capsys):
     fit(tmp_path, False, [Tracking()])
     assert capsys.readouterr().err == ""
-    assert list(tmp_path.iterdir()) == []
+    assert [file.name for file in tmp_path.iterdir()] == ["home"]
 
 
 def test_a_wandb_that_does_not_start_stops_nothing(tmp_path, monkeypatch, capsys):
