@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from samlit.contracts import Decoder, Dense, Encoder, Frame, Prompt, Sparse
 from samlit.layers import PositionCode
-from samlit.structures import Embedding, Prediction, PromptSet
+from samlit.structures import Embedding, Prediction, PromptSet, Ragged
 
 __all__ = ["PIXEL_MEAN", "PIXEL_STD", "Sam"]
 
@@ -84,9 +84,10 @@ class Sam(nn.Module):
 
     def _count(self, prompts: PromptSet) -> Tensor:
         """(P,) int64, how many prompts each row is."""
-        types = self.prompt_types
-        counts = [types[name].count(given) for name, given in prompts.given.items()]
-        return torch.stack(counts).sum(0)
+        count = torch.zeros_like(prompts.image_index)
+        for name, given in prompts.given.items():
+            count = count + self.prompt_types[name].count(given)
+        return count
 
     def _encode(self, prompts: PromptSet, frame: Frame) -> tuple[Sparse, Tensor | None]:
         """Tokens (P, N, C), and the map to add to the embedding, (P, C, h, w) or (1, C, 1, 1)."""
@@ -103,12 +104,11 @@ class Sam(nn.Module):
         dense: Tensor | None = None
         for name, prompt in self.prompt_types.items():
             missing = prompt.missing()
-            given_here = prompts.given.get(name)
-            if given_here is None:
+            if name not in prompts.given:
                 if missing is not None:
                     dense = _add(dense, missing[None, :, None, None])
                 continue
-            encoded = prompt.encode(given_here, frame)
+            encoded = prompt.encode(_clean(prompts.given[name]), frame)
             if isinstance(encoded, Dense):
                 otherwise = 0.0 if missing is None else missing[None, :, None, None]
                 dense = _add(dense, torch.where(encoded.valid[:, None, None, None], encoded.map, otherwise))
@@ -126,6 +126,11 @@ class Sam(nn.Module):
         return Sparse(torch.cat([t.to(dtype) for t in tokens], 1), torch.cat(valid, 1)), dense
 
 
+def _clean(given: Ragged) -> Ragged:
+    """The same with zeros where nothing is given: what stands there, even if no number, must not reach a gradient."""
+    valid = given.valid.view(*given.valid.shape, *(1,) * (given.values.ndim - 2))
+    return Ragged(given.values.where(valid, 0), given.valid)
+
+
 def _add(a: Tensor | None, b: Tensor) -> Tensor:
     return b if a is None else a + b
-

@@ -74,6 +74,9 @@ class SamModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean loss of all answers, normalised by the number of masks over all ranks."""
+        # What asks no generator (skipped blocks) draws from this: a resumed run goes on like an unbroken one.
+        torch.manual_seed(self._chance(self.global_step, batch_idx))
+        masks = self._masks_a_rank(batch)  # before anything that a rank without masks leaves out
         terms: list[Terms] = []
 
         def learn(turn: Round) -> None:
@@ -83,9 +86,11 @@ class SamModule(pl.LightningModule):
         embedding = self.net.embed(batch.image, batch.sizes)
         self.run(self.task, batch, self._chance(self.global_step), learn, embedding)
         if not terms:  # no image had a mask: still a part of every collective
-            return embedding.image.sum() * 0.0
+            return self._nothing()
         total, by_focal, by_dice, by_iou, actual = (torch.stack(list(t)) for t in zip(*terms, strict=True))
-        loss = total.mean(0).sum() / self._masks_a_rank(batch)
+        loss = total.mean(0).sum() / masks
+        if self.trainer.world_size > 1:  # other ranks may have asked for what this one did not
+            loss = loss + self._nothing()
         size = len(batch.image)
         self.log("train/loss", loss.detach(), batch_size=size, prog_bar=True)
         self.log("train/miou", actual.mean(), batch_size=size, prog_bar=True)
@@ -94,6 +99,10 @@ class SamModule(pl.LightningModule):
         self.log("train/miou_first", actual[0].mean(), batch_size=size)
         self.log("train/miou_last", actual[-1].mean(), batch_size=size)
         return loss
+
+    def _nothing(self) -> Tensor:
+        """Zero with a gradient for every weight, for ranks wait for each other's gradients of all of them."""
+        return torch.stack([p.sum() for p in self.net.parameters() if p.requires_grad]).sum() * 0.0
 
     def _masks_a_rank(self, batch: Batch) -> Tensor:
         """Masks of this step, averaged over the ranks, at least one."""

@@ -71,14 +71,14 @@ class Mask(Decoder):
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([own.expand(rows, -1, -1), sparse.tokens], 1)
         valid = F.pad(sparse.valid, (len(own), 0), value=True)
-        image = embedding.image if dense is None or len(dense) == 1 else embedding.image[image_index]
-        image = (image if dense is None else image + dense).flatten(2).transpose(1, 2)  # (P or B, hw, C)
-        if len(image) != rows or dense is None or len(dense) == 1:
-            image = image[image_index]
+        # Channels last from here to the logits: what follows is linear maps of cells.
+        image = _cells(embedding.image)[image_index]
+        if dense is not None:
+            image = image + _cells(dense)
         tokens, image = self.transformer(tokens, valid, image, position.flatten(1).t())
         which = slice(1, None) if multimask else slice(0, 1) if multimask is False else slice(None)
-        heads = list(self.output_hypernetworks_mlps)[which]
-        kernels = torch.stack([head(tokens[:, i]) for i, head in zip(range(1, outputs + 1)[which], heads, strict=True)], 1)
+        heads = list(self.output_hypernetworks_mlps)
+        kernels = torch.stack([heads[i](tokens[:, 1 + i]) for i in range(outputs)[which]], 1)
         logits = self._draw(image, kernels, h, w)
         iou: Tensor = self.iou_prediction_head(tokens[:, 0])
         return logits, iou[:, which]
@@ -99,6 +99,11 @@ class Mask(Decoder):
         x = x.flatten(1, 3) @ kernels.transpose(1, 2)  # (P, hw * 16, M)
         x = x.view(-1, h, w, 2, 2, 2, 2, kernels.shape[1])  # cell row, column, then half and quarter, row and column
         return x.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(-1, kernels.shape[1], 4 * h, 4 * w)
+
+
+def _cells(image: Tensor) -> Tensor:
+    """(P, C, h, w) to (P, hw, C), contiguous."""
+    return image.flatten(2).transpose(1, 2).contiguous()
 
 
 def _quarters(x: Tensor, up: nn.ConvTranspose2d) -> Tensor:

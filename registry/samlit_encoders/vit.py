@@ -6,6 +6,7 @@ Paper section 3 and appendix A; ViTDet (arXiv 2203.16527); SAM_SPEC 1.2. Paramet
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -58,6 +59,8 @@ class Vit(Encoder):
             raise ValueError(f"dim {dim} is not a multiple of the number of heads, {heads}")
         if outside := [i for i in global_blocks if not 0 <= i < depth]:
             raise ValueError(f"global_blocks {outside} are not among the {depth} blocks, 0 to {depth - 1}")
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path {drop_path} is not a chance from 0 to below 1")
         self.channels, self.stride, self.depth = channels, patch, depth
         grid = image_size // patch
         self.patch_embed = _Patches(dim, patch) if stem == "patch" else _Convolutions(dim, patch)
@@ -117,7 +120,7 @@ class _Convolutions(nn.Module):
             raise ValueError(f"the conv stem halves the map at each step: patch must be a power of two, not {patch}")
         widths = [3, *(max(dim >> (steps - 1 - i), 16) for i in range(steps))]
         layers: list[nn.Module] = []
-        for a, b in zip(widths, widths[1:], strict=False):
+        for a, b in pairwise(widths):
             layers += [nn.Conv2d(a, b, 3, 2, 1, bias=False), LayerNorm2d(b), nn.GELU()]
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], dim, 1))
 

@@ -48,11 +48,12 @@ class Masks(Prompt):
 
     def encode(self, given: Ragged, frame: Frame) -> Dense:
         """The last mask given in each row: (P, N, 4h, 4w) -> (P, C, h, w)."""
-        logits = given.values[:, -1:]
+        last = (given.valid.cumsum(1) * given.valid).argmax(1)
+        logits = given.values[torch.arange(len(last), device=last.device), last][:, None]
         size = (4 * frame.grid[0], 4 * frame.grid[1])
         if logits.shape[-2:] != size:
             logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-        return Dense(self.mask_downscaling(logits), given.valid[:, -1])
+        return Dense(self.mask_downscaling(logits), given.valid.any(1))
 
     def missing(self) -> Tensor:
         """The vector that stands for "no mask" in every cell."""

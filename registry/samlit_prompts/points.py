@@ -82,7 +82,9 @@ class Points(Prompt):
         """A point lies on the image."""
         x, y = value[:2].tolist()
         if not (0 <= x < size[1] and 0 <= y < size[0]):
-            raise ValueError(f"the point ({x:g}, {y:g}) is outside the image, which is {size[1]} wide and {size[0]} high")
+            raise ValueError(
+                f"the point ({x:g}, {y:g}) is outside the image, which is {size[1]} wide and {size[0]} high"
+            )
 
     def draw(self, picture: Image, value: Tensor) -> None:
         """A green or a red dot with a white rim."""

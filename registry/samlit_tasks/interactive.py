@@ -61,7 +61,7 @@ class Interactive(Task):
 
     def _first(self, scene: Scene) -> dict[str, Ragged]:
         """One prompt for each mask, its type drawn for each."""
-        share = torch.tensor(list(self.first.values()), device=scene.masks.device)
+        share = torch.tensor(list(self.first.values()), dtype=torch.float32, device=scene.masks.device)
         drawn = torch.multinomial(share, len(scene.masks), replacement=True, generator=scene.generator)
         given: dict[str, Ragged] = {}
         for i, name in enumerate(self.first):
@@ -80,4 +80,3 @@ class Interactive(Task):
             plan.insert(scene.chance.randint(1, max(self.corrections - 1, 1)) if plan else 0, False)
             plan.append(False)
         return plan
-

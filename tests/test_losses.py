@@ -1,0 +1,180 @@
+"""Losses by hand and against torchvision; which mask learns, and what its predicted IoU learns from."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
+
+from samlit.losses import Losses, dice, focal
+from samlit.metrics import MeanByName, mask_iou
+from samlit.structures import Prediction
+
+
+def some(*shape, seed=0, scale=3.0):
+    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def answer(logits, iou=None, allowed=None, times=1):
+    iou = torch.zeros(logits.shape[:2]) if iou is None else iou
+    allowed = torch.ones(logits.shape[:2], dtype=torch.bool) if allowed is None else allowed
+    return Prediction(logits, iou, allowed, (logits.shape[2] * times, logits.shape[3] * times))
+
+
+def test_focal_by_hand():
+    logits, target = torch.tensor([[[math.log(3.0), 0.0]]]), torch.tensor([[[1.0, 0.0]]])
+    # p = 3/4 where it is wanted, 1/2 where it is not.
+    wanted = 0.25 * 0.25**2 * math.log(4 / 3)
+    unwanted = 0.75 * 0.5**2 * math.log(2)
+    torch.testing.assert_close(focal(logits, target), torch.tensor([(wanted + unwanted) / 2]))
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.6, 0.0), (0.9, 3.5)])
+def test_focal_is_torchvisions(alpha, gamma):
+    logits, target = some(2, 3, 5, 4), (some(2, 3, 5, 4, seed=1) > 0).float()
+    theirs = sigmoid_focal_loss(logits, target, alpha, gamma, "none").mean((-2, -1))
+    torch.testing.assert_close(focal(logits, target, alpha, gamma), theirs)
+
+
+def test_dice_by_hand():
+    logits, target = torch.tensor([[math.log(3.0), 0.0], [-math.log(3.0), 0.0]]), torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+    # Intersection 3/4 + 1/2; sums 3/4 + 1/2 + 1/4 + 1/2 = 2 and 2; one pixel of smoothing.
+    torch.testing.assert_close(dice(logits, target), torch.tensor(1 - (2.5 + 1) / (4 + 1)))
+
+
+def test_each_mask_is_compared_for_itself():
+    logits, target = some(4, 3, 6, 5), (some(4, 6, 5, seed=1) > 0).float()
+    for loss in (focal, dice):
+        together = loss(logits, target[:, None])
+        alone = torch.stack([torch.stack([loss(logits[i, j], target[i]) for j in range(3)]) for i in range(4)])
+        torch.testing.assert_close(together, alone)
+
+
+def test_only_the_best_of_three_learns():
+    truth = some(5, 8, 8, seed=1) > 0
+    logits = some(5, 3, 8, 8).requires_grad_()
+    terms = Losses(supervise_iou="best")(answer(logits), truth)
+    terms.total.sum().backward()
+    one = Losses(supervise_iou="best")
+    alone = [one(answer(logits.detach()[:, [j]]), truth) for j in range(3)]
+    each = torch.stack([a.total for a in alone], 1)
+    best = torch.stack([20 * a.focal + a.dice for a in alone], 1).argmin(1)
+    assert len(set(best.tolist())) > 1
+    touched = logits.grad.abs().sum((2, 3)) > 0
+    assert torch.equal(touched, F.one_hot(best, 3).bool())
+    torch.testing.assert_close(terms.total, each.gather(1, best[:, None])[:, 0])
+
+
+def test_a_mask_that_is_not_allowed_never_learns_though_it_is_perfect():
+    truth = some(2, 8, 8, seed=1) > 0
+    logits = some(2, 4, 8, 8)
+    logits[:, 0] = (truth.float() * 2 - 1) * 20
+    logits[1, 2] = logits[1, 0]
+    logits.requires_grad_()
+    iou = torch.zeros(2, 4, requires_grad=True)
+    allowed = torch.tensor([[False, True, True, True], [True, False, False, False]])
+    terms = Losses()(answer(logits, iou, allowed), truth)
+    terms.total.sum().backward()
+    assert logits.grad.isfinite().all()
+    assert logits.grad[0, 0].abs().sum() == 0
+    assert terms.actual_iou[0] < 1
+    assert terms.actual_iou[1] == 1
+    assert torch.equal(iou.grad != 0, torch.tensor([[False, True, True, True], [True, False, False, False]]))
+
+
+@pytest.mark.parametrize("resolution", ["low", "full"])
+def test_the_predicted_iou_learns_from_the_real_one(resolution):
+    truth = torch.zeros(1, 4, 4, dtype=torch.bool)
+    truth[0, :, :2] = True
+    logits = torch.full((1, 3, 4, 4), -1.0)
+    logits[0, 0, :, :3] = 0.01  # 8 of 12, by a hair above the threshold
+    logits[0, 1, :, 0] = 9.0  # 4 of 8
+    predicted = torch.tensor([[0.9, 0.3, 1.2]], requires_grad=True)
+    actual = torch.tensor([2 / 3, 1 / 2, 0.0])
+    off = (predicted.detach()[0] - actual) ** 2
+    every = Losses(supervise_iou="all", resolution=resolution)(answer(logits, predicted), truth)
+    torch.testing.assert_close(every.iou, off.mean()[None])
+    best = Losses(supervise_iou="best", resolution=resolution)(answer(logits, predicted), truth)
+    which = int((actual - best.actual_iou).abs().argmin())
+    torch.testing.assert_close(best.iou, off[which][None])
+    (gradient,) = torch.autograd.grad(best.iou.sum(), predicted)
+    torch.testing.assert_close(gradient[0], 2 * (predicted.detach()[0] - actual) * F.one_hot(torch.tensor(which), 3))
+
+
+def test_the_target_of_the_predicted_iou_has_no_gradient():
+    logits = some(2, 3, 4, 4).requires_grad_()
+    terms = Losses(focal=0.0, dice=0.0)(answer(logits), some(2, 4, 4, seed=1) > 0)
+    (gradient,) = torch.autograd.grad(terms.total.sum(), logits)
+    assert gradient.abs().sum() == 0
+
+
+def test_weights_make_the_total():
+    prediction, truth = answer(some(3, 3, 4, 4), some(3, 3, seed=2)), some(3, 4, 4, seed=1) > 0
+    terms = Losses(focal=2.0, dice=3.0, iou=5.0)(prediction, truth)
+    torch.testing.assert_close(terms.total, 2 * terms.focal + 3 * terms.dice + 5 * terms.iou)
+
+
+@pytest.mark.parametrize("resolution", ["low", "full"])
+def test_an_empty_truth_is_a_loss_like_any_other(resolution):
+    logits = torch.stack([torch.full((3, 4, 4), -30.0), torch.full((3, 4, 4), 30.0)]).requires_grad_()
+    terms = Losses(resolution=resolution)(
+        answer(logits, torch.ones(2, 3), times=2), torch.zeros(2, 8, 8, dtype=torch.bool)
+    )
+    terms.total.sum().backward()
+    assert logits.grad.isfinite().all()
+    assert terms.total[0] < 1e-3  # empty and said so, with IoU 1 of nothing and nothing
+    assert terms.total[1] > 100
+    assert terms.actual_iou.tolist() == [1.0, 0.0]
+
+
+def test_low_and_full_resolution_agree_on_what_both_can_show():
+    flat = torch.tensor([2.0, -1.0])[:, None, None, None].expand(2, 1, 4, 6)
+    truth = torch.zeros(2, 16, 24, dtype=torch.bool)
+    truth[:, 4:12, 8:20] = True  # whole cells of the low-res grid
+    low, full = (Losses(resolution=r)(answer(flat, times=4), truth) for r in ("low", "full"))
+    torch.testing.assert_close(low.focal, full.focal)
+    torch.testing.assert_close(low.actual_iou, full.actual_iou)
+    # Dice has one pixel of smoothing on either grid, and the frame has sixteen pixels where the low grid has one.
+    both, sum_of_both = 6 * flat[:, 0, 0, 0].sigmoid(), 24 * flat[:, 0, 0, 0].sigmoid() + 6
+    torch.testing.assert_close(low.dice, 1 - (2 * both + 1) / (sum_of_both + 1))
+    torch.testing.assert_close(full.dice, 1 - (2 * both + 1 / 16) / (sum_of_both + 1 / 16))
+
+
+def test_low_resolution_averages_the_truth():
+    truth = torch.zeros(1, 4, 4, dtype=torch.bool)
+    truth[0, 0, 0] = truth[0, 0, 2] = truth[0, 0, 3] = truth[0, 1, 3] = True  # a quarter and three quarters of a cell
+    logits = some(1, 1, 2, 2)
+    terms = Losses(resolution="low")(answer(logits, times=2), truth)
+    target = torch.tensor([[[0.25, 0.75], [0.0, 0.0]]])
+    torch.testing.assert_close(terms.dice, dice(logits[:, 0], target))
+    torch.testing.assert_close(terms.focal, focal(logits[:, 0], target))
+    torch.testing.assert_close(terms.actual_iou, mask_iou(logits[:, 0] > 0, target > 0.5))
+
+
+def test_half_precision_answers_are_compared_in_full():
+    logits, iou, truth = some(2, 3, 8, 8), some(2, 3, seed=2), some(2, 8, 8, seed=1) > 0
+    half = Losses()(answer(logits.bfloat16(), iou.bfloat16()), truth)
+    full = Losses()(answer(logits.bfloat16().float(), iou.bfloat16().float()), truth)
+    assert half.total.dtype == torch.float32
+    assert torch.equal(half.total, full.total)
+
+
+def test_iou_of_masks():
+    a = torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]], dtype=torch.bool)[:, None]
+    b = torch.tensor([[0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]], dtype=torch.bool)[:, None]
+    torch.testing.assert_close(mask_iou(a, b), torch.tensor([1 / 3, 1.0, 0.0]))
+    assert mask_iou(a[:, None], b[None]).shape == (3, 3)
+
+
+def test_means_are_over_masks_not_over_batches():
+    metric = MeanByName(["a", "b", "never"])
+    metric.update({"a": torch.tensor([1.0, 1.0, 1.0]), "b": torch.tensor([0.5])})
+    metric.update({"a": torch.tensor([0.0]), "unknown": torch.tensor([9.0])})
+    metric.update({})
+    torch.testing.assert_close(
+        metric.compute(), {"a": torch.tensor(0.75), "b": torch.tensor(0.5), "never": torch.tensor(0.0)}
+    )
+    metric.reset()
+    metric.update({"a": torch.zeros(0)})
+    assert metric.compute()["a"] == 0
