@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-__all__ = ["write", "writing"]
+__all__ = ["replacing", "write", "writing"]
 
 
 @contextmanager
@@ -18,7 +19,7 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
     It is written in its own folder, for a rename is atomic only within one file system. Folders above it are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as stream:
             yield stream
@@ -39,3 +40,10 @@ def write(path: Path, data: bytes | str) -> None:
     """Write a whole file at once."""
     with writing(path) as stream:
         stream.write(data.encode() if isinstance(data, str) else data)
+
+
+def replacing(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Write a file through a function that wants a path of its own: the old file stands until the new one is whole."""
+    path = Path(path)
+    with writing(path) as stream:
+        write(Path(stream.name))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,35 +13,10 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from samlit.atomic import replacing
 from samlit.errors import SamlitError, one_line
 
-__all__ = ["AtomicIO", "Checkpoints", "replacing"]
-
-
-def replacing(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that its name always stands for a whole one: the old one, or the new one.
-
-    Args:
-        path: The file; its folder is made if need be.
-        write: Writes to the path that it is given: a file beside it, which then takes its place.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, for only there is a rename atomic; one name, so that a killed run leaves one at most.
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        write(beside)
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+__all__ = ["AtomicIO", "Checkpoints"]
 
 
 class AtomicIO(TorchCheckpointIO):

@@ -63,7 +63,7 @@ def centre(truth: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _deepest(region: np.ndarray) -> tuple[float, tuple[int, int]]:
-    """Distance to the edge at the pixel deepest inside the region, and its (x, y); only the region's box is looked at."""
+    """Distance to the edge of the pixel deepest inside, and its (x, y); only the region's box is looked at."""
     rows = np.flatnonzero(region.any(1))
     if not len(rows):
         return 0.0, (0, 0)

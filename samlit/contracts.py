@@ -213,7 +213,9 @@ class Source(ABC):
             ValueError: The sample is damaged; one line that names it and says how.
         """
 
-    def prepare(self, progress: Callable[[int, int, str], None] = lambda done, total, what: None) -> None:
+    def prepare(  # noqa: B027 - most sources have nothing to make ready
+        self, progress: Callable[[int, int, str], None] = lambda done, total, what: None
+    ) -> None:
         """Make ready what must exist once a machine (written, indexed, downloaded), atomically; free if it exists.
 
         Args:

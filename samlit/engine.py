@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -9,13 +11,17 @@ from typing import Any, NoReturn
 
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from samlit import complaints, plugins, recipe
+from samlit.checkpointing import Checkpoints
 from samlit.datamodule import SamData
 from samlit.errors import UsageError, one_line
 from samlit.module import SamModule
+from samlit.progress import ProgressBar
+from samlit.report import Report
+from samlit.tracking import Tracking, Wandb
 
 __all__ = ["Parser", "SamCLI", "run"]
 
@@ -41,45 +47,98 @@ class Parser(LightningArgumentParser):
         raise UsageError(complaints.reword(message, [action.dest for action in parser._actions])) from ex
 
 
+RUN_FOLDER = "SAMLIT_RUN_FOLDER"
+"""Environment variable by which the first process of a run tells the others of its machine which folder it took."""
+
+
 class SamCLI(LightningCLI):
-    """SamModule and SamData, with what they share said once."""
+    """SamModule and SamData, with what they share said once, and the callbacks that every run has."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Link what is one number to a person."""
+        """Link what is one number to a person; let each callback have its section."""
         parser.link_arguments("data.image_size", "model.image_size")
-        # Lightning's default is the working directory, where it would leave its config.yaml.
-        parser.set_defaults({"trainer.default_root_dir": "runs"})
+        for kind, section in CALLBACKS.items():
+            parser.add_lightning_class_args(kind, section)
+        parser.set_defaults(
+            {
+                # Lightning's default is the working directory, where it would leave its config.yaml.
+                "trainer.default_root_dir": "runs",
+                "trainer.logger": {"class_path": "samlit.tracking.Wandb"},
+                # All of the validation before training: the report shows what was there before.
+                "trainer.num_sanity_val_steps": -1,
+                # The loader gives each rank its share itself.
+                "trainer.use_distributed_sampler": False,
+            }
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and find the checkpoint that `--ckpt_path last` means.
-
-        Lightning looks for it in the folder of the new run only, where it cannot be yet.
-        """
+        """Parse, and choose the folder of the run."""
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
+        folder = Path(config.trainer.default_root_dir)
         if config.get("ckpt_path") == "last":
-            config.ckpt_path = newest_checkpoint(Path(config.trainer.default_root_dir))
-            if config.ckpt_path is None and self.config.subcommand == "fit":
-                warnings.warn(f"no checkpoint in {config.trainer.default_root_dir!r} yet: from the start", stacklevel=1)
-            elif config.ckpt_path is None:
-                raise UsageError(f"--ckpt_path last: there is no checkpoint in {config.trainer.default_root_dir!r}")
+            config.ckpt_path = newest_checkpoint(folder)
+            if config.ckpt_path is not None and self.config.subcommand == "fit":
+                config.trainer.default_root_dir = str(Path(config.ckpt_path).parent)
+            elif self.config.subcommand == "fit":
+                warnings.warn(f"no checkpoint in {str(folder)!r} yet: from the start", stacklevel=1)
+            else:
+                raise UsageError(f"--ckpt_path last: there is no checkpoint in {str(folder)!r}")
+        elif self.config.subcommand == "fit" and config.get("ckpt_path") is None:
+            config.trainer.default_root_dir = free_folder(folder)
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Build the trainer; what it refuses was asked for by the person.
 
         Raises:
             UsageError: This machine, or Lightning, has not got what the `trainer` section says.
         """
+        unwanted: list[type[Callback]] = []
+        if self.subcommand != "fit":
+            unwanted = [Report, Tracking, Checkpoints]
+            if isinstance(config.get("logger"), Wandb):
+                config["logger"] = False
+        if config.get("enable_progress_bar") is False:
+            unwanted.append(ProgressBar)
+        if config.get("enable_checkpointing") is False:
+            unwanted.append(Checkpoints)
+        callbacks = [callback for callback in callbacks if not isinstance(callback, tuple(unwanted))]
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer: Trainer = super()._instantiate_trainer(config, callbacks)
         except (MisconfigurationException, ValueError) as error:
             raise UsageError(f"trainer: {one_line(error)}") from error
+        for logger in trainer.loggers:
+            if isinstance(logger, Wandb):
+                resumes = bool(self.config[self.config.subcommand].get("ckpt_path"))
+                logger.live_in(trainer.default_root_dir, go_on=resumes)
+        return trainer
+
+
+CALLBACKS: dict[type[Callback], str] = {
+    Report: "report",
+    Tracking: "tracking",
+    Checkpoints: "checkpoints",
+    ProgressBar: "progress",
+}
+
+
+def free_folder(folder: Path) -> str:
+    """A run's folder: the one that is wanted, or with a number behind it where a run has left its checkpoints."""
+    if os.environ.get("LOCAL_RANK", "0") != "0" and RUN_FOLDER in os.environ:
+        return os.environ[RUN_FOLDER]
+    free, number = folder, 2
+    while any(free.glob("*.ckpt")):
+        free, number = folder.with_name(f"{folder.name}-{number}"), number + 1
+    os.environ[RUN_FOLDER] = str(free)
+    return str(free)
 
 
 def newest_checkpoint(folder: Path) -> str | None:
-    """The checkpoint that was written last in a folder of runs; one called `last` before all others."""
+    """The checkpoint that was written last in a run's folder or its numbered successors; `last.ckpt` before others."""
+    successor = re.compile(re.escape(folder.name) + r"(-\d+)?")
+    runs = [folder, *(f for f in folder.parent.glob(f"{folder.name}-*") if successor.fullmatch(f.name))]
     for pattern in ("last*.ckpt", "*.ckpt"):
-        if found := sorted(folder.rglob(pattern), key=lambda file: file.stat().st_mtime):
+        if found := sorted((c for run in runs for c in run.rglob(pattern)), key=lambda file: file.stat().st_mtime):
             return str(found[-1])
     return None
 

@@ -59,7 +59,7 @@ def frame(sample: Sample, side: int, keep: Sequence[int] | None = None) -> Frame
     if (h, w) == (height, width):
         image[:h, :w] = sample.image
     else:
-        image[:h, :w] = Image.fromarray(sample.image).resize((w, h), Image.Resampling.BILINEAR)
+        image[:h, :w] = np.asarray(Image.fromarray(sample.image).resize((w, h), Image.Resampling.BILINEAR))
     keep = range(len(sample.masks)) if keep is None else keep
     masks = np.zeros((len(keep), side, side), bool)
     for i, k in enumerate(keep):

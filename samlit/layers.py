@@ -28,7 +28,9 @@ class LayerNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, C, h, w)."""
-        return F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+        return F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps).permute(
+            0, 3, 1, 2
+        )
 
 
 class MLP(nn.Module):
@@ -79,5 +81,6 @@ class PositionCode(nn.Module):
         device = self.positional_encoding_gaussian_matrix.device
         y = torch.arange(size[0], device=device) + 0.5
         x = torch.arange(size[1], device=device) + 0.5
-        xy = torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), -1)
-        return self(xy, size).permute(2, 0, 1)
+        xy = torch.stack([x.expand(size), y[:, None].expand(size)], -1)
+        code: Tensor = self(xy, size)
+        return code.permute(2, 0, 1)

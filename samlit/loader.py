@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from samlit import frames
 from samlit.contracts import Source
-from samlit.structures import Batch
+from samlit.structures import Batch, Sample
 
 __all__ = ["Loader"]
+
+_BLANK = -1
 
 
 class Loader:
@@ -68,16 +70,13 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         """What is left of the epoch, or all of the next one."""
         step = self.batch_size * self.world
-        if self.done >= len(self) * step:
-            self.epoch, self.done = self.epoch + 1, 0
         if not self.training:
             self.epoch = self.done = 0
-        order = self._order()
-        start = self.done // step
-        mine = [order[b * step + self.rank : (b + 1) * step : self.world] for b in range(start, len(self))]
+        elif self.count - self.done < step:
+            self.epoch, self.done = self.epoch + 1, 0
         loader = DataLoader(
             self.samples,
-            batch_sampler=[[(self.epoch, int(i)) for i in batch] for batch in mine],
+            batch_sampler=self._batches(self.epoch, self.done),
             collate_fn=frames.pack,
             num_workers=self.workers,
             pin_memory=self.pin_memory,
@@ -87,6 +86,14 @@ class Loader:
         for batch in loader:
             self.done += step
             yield batch
+
+    def _batches(self, epoch: int, start: int) -> Iterable[list[tuple[int, int]]]:
+        """This rank's (epoch, number of sample) of each batch, from a position on."""
+        step, order = self.batch_size * self.world, self._order()
+        end = len(order) - step + 1 if self.training else len(order)
+        for at in range(start, end, step):
+            # Where the last samples do not suffice for all ranks, the others take one blank image without masks.
+            yield [(epoch, int(i)) for i in order[at + self.rank : at + step : self.world]] or [(epoch, _BLANK)]
 
     def _order(self) -> np.ndarray:
         if not self.training:
@@ -113,6 +120,9 @@ class _Samples(Dataset[frames.Framed]):
 
     def __getitem__(self, at: tuple[int, int]) -> frames.Framed:
         epoch, index = at
+        if index == _BLANK:
+            nothing = Sample("", np.zeros((self.side, self.side, 3), np.uint8), ())
+            return frames.frame(nothing, self.side)
         sample = self.source[index]
         if not self.training:
             return frames.frame(sample, self.side, range(min(len(sample.masks), self.max_masks)))

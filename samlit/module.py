@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from samlit.contracts import Decoder, Encoder, Prompt, Task
 from samlit.loop import Round, drive
@@ -108,8 +109,8 @@ class SamModule(pl.LightningModule):
         """Masks of this step, averaged over the ranks, at least one."""
         count = torch.tensor(float(len(batch.masks)), device=batch.masks.device)
         if self.trainer.world_size > 1:
-            mean = self.all_gather(count).mean()
-            return mean.clamp_min(1.0)
+            torch.distributed.all_reduce(count)
+            count = count / self.trainer.world_size
         return count.clamp_min(1.0)
 
     def _chance(self, *of: int) -> int:
@@ -122,19 +123,20 @@ class SamModule(pl.LightningModule):
         embedding = self.net.embed(batch.image, batch.sizes)
         for task, metric in zip(self.validation, self.metrics, strict=True):
             result = self.run(task, batch, self._chance(batch_idx), embedding=embedding)
-            if not isinstance(metric, nn.Identity):
+            if isinstance(metric, Metric):
                 metric.update(result)
 
     def on_validation_epoch_end(self) -> None:
         """Log every number as `val/NAME`, and their mean as `val/miou`."""
         scores: dict[str, Tensor] = {}
         for metric in self.metrics:
-            if not isinstance(metric, nn.Identity):
+            if isinstance(metric, Metric):
                 scores |= metric.compute()
                 metric.reset()
         if scores:
-            self.log_dict({f"val/{name}": value for name, value in scores.items()})
-            self.log("val/miou", torch.stack(list(scores.values())).mean(), prog_bar=True)
+            # The metrics are of all ranks already; to average equal numbers changes none of them.
+            self.log_dict({f"val/{name}": value for name, value in scores.items()}, sync_dist=True)
+            self.log("val/miou", torch.stack(list(scores.values())).mean(), prog_bar=True, sync_dist=True)
         self.scores = {name: float(value) for name, value in scores.items()}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:

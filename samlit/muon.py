@@ -41,7 +41,7 @@ class Muon(torch.optim.AdamW):
                 raise ValueError("Muon moves matrices; a group of it holds something else")
         super().__init__(groups, lr=lr, betas=betas)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of both."""
         loss = None
         if closure is not None:
@@ -89,4 +89,5 @@ def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * (gram @ gram)) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+    out: Tensor = (x.mT if tall else x).to(matrices.dtype)
+    return out

@@ -57,7 +57,12 @@ class Optim:
             muon = self.algorithm == "muon" and parameter.ndim == 2 and not plain
             groups.setdefault((scale, 0.0 if plain else self.weight_decay, muon), []).append(parameter)
         return [
-            {"params": parameters, "lr": (self.muon_lr if muon else self.lr) * scale, "weight_decay": decay, "muon": muon}
+            {
+                "params": parameters,
+                "lr": (self.muon_lr if muon else self.lr) * scale,
+                "weight_decay": decay,
+                "muon": muon,
+            }
             for (scale, decay, muon), parameters in groups.items()
         ]
 

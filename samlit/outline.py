@@ -38,7 +38,7 @@ def locate(module: str) -> ModuleSpec | None:
         except KeyError:
             # A folder without an __init__ asks the package above it where it is, and that one is not imported.
             spec = ModuleSpec(name, None, is_package=True)
-            folders = [str(Path(folder, part)) for folder in folders if Path(folder, part).is_dir()]
+            folders = [str(Path(folder, part)) for folder in folders or [] if Path(folder, part).is_dir()]
     return spec
 
 

@@ -64,7 +64,9 @@ class Predictor:
         """
         path = Path(weights)
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: there is no such checkpoint; `samlit fit` writes them to runs/NAME/best.ckpt")
+            raise FileNotFoundError(
+                f"{path}: there is no such checkpoint; `samlit fit` writes them to runs/NAME/best.ckpt"
+            )
         try:
             module = SamModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
@@ -91,7 +93,9 @@ class Predictor:
         self._original, self._size = framed.original, framed.size
 
     @torch.inference_mode()
-    def predict(self, prompts: Mapping[str, Sequence[Tensor | Sequence[float]]], multimask: bool | None = None) -> Masks:
+    def predict(
+        self, prompts: Mapping[str, Sequence[Tensor | Sequence[float]]], multimask: bool | None = None
+    ) -> Masks:
         """Answer one prompt: any mix of the model's prompt types, about one thing.
 
         Args:

@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import Tensor
 
 from samlit import pictures
-from samlit.checkpointing import replacing
+from samlit.atomic import replacing
 from samlit.examples import Example, Examples
 from samlit.grabcut import iou_from_boxes
 from samlit.module import SamModule

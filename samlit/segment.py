@@ -48,7 +48,9 @@ def main(argv: list[str]) -> int:
         help="a picture (.png, .jpg), COCO results (.json), or a folder for one PNG a mask; "
         "a folder, or .json, where there are several images",
     )
-    parser.add_argument("--all", action="store_true", help="all masks of an ambiguous prompt, not only the most confident")
+    parser.add_argument(
+        "--all", action="store_true", help="all masks of an ambiguous prompt, not only the most confident"
+    )
     parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, mps (default: %(default)s)")
     options, rest = parser.parse_known_args(argv)
     out = Path(options.out)
@@ -63,7 +65,9 @@ def main(argv: list[str]) -> int:
     for name, image in zip(options.images, pixels, strict=True):
         predictor.set_image(image)
         answer = predictor.predict(asked)
-        answers.append(answer if options.all else Masks(*(x[:1] for x in (answer.masks, answer.iou, answer.low_res_logits))))
+        answers.append(
+            answer if options.all else Masks(*(x[:1] for x in (answer.masks, answer.iou, answer.low_res_logits)))
+        )
         for i, (mask, iou) in enumerate(zip(answers[-1].masks, answers[-1].iou, strict=True)):
             print(f"{name}: mask {i + 1}, {int(mask.sum())} pixels, predicted IoU {float(iou):.2f}")
     _save(out, options.images, pixels, answers, asked, types)
@@ -71,6 +75,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+COLOURS = (pictures.ORANGE, pictures.BLUE, pictures.GREEN)
 PICTURES = {".png", ".jpg", ".jpeg"}
 
 
@@ -104,7 +109,7 @@ def _save(
         return
     if out.suffix.lower() in PICTURES:
         picture = Image.fromarray(pixels[0])
-        for mask, colour in zip(answers[0].masks.cpu().numpy(), pictures.COLOURS, strict=False):
+        for mask, colour in zip(answers[0].masks.cpu().numpy(), COLOURS, strict=False):
             picture = Image.fromarray(pictures.overlay(np.asarray(picture), mask, colour))
         for name, values in asked.items():
             for value in values:
@@ -129,6 +134,11 @@ def _coco(name: str, answer: Masks) -> list[dict[str, Any]]:
         x0, y0, x1, y1 = rle.box(drawn)
         segmentation = {"size": list(drawn.size), "counts": drawn.counts}
         rows.append(
-            {"file_name": name, "segmentation": segmentation, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": round(iou, 4)}
+            {
+                "file_name": name,
+                "segmentation": segmentation,
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "score": round(iou, 4),
+            }
         )
     return rows

@@ -10,23 +10,22 @@ import hashlib
 import io
 import json
 import math
-import os
 import re
-import secrets
 import tarfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from samlit import cache, rle
+from samlit.atomic import writing
 from samlit.rle import Rle
 
-__all__ = ["MAX_PIXELS", "Annotation", "Index", "Record", "Shard", "write", "writing"]
+__all__ = ["MAX_PIXELS", "Annotation", "Index", "Record", "Shard", "write"]
 
 MAX_PIXELS = 1 << 26
 """Pixels of an image beyond which it is refused before it is decoded."""
@@ -141,26 +140,6 @@ def write(path: Path, records: Iterable[Record]) -> int:
             seen.add(record.key)
             tar.write({"__key__": record.key, "jpg": record.jpeg, "json": record.text()})
     return len(seen)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name when all of it is on the disk, and not at all after an error."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    with suppress(OSError):  # some systems cannot sync a folder; the file itself is safe
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 @dataclass(frozen=True)

@@ -246,7 +246,7 @@ class Canvas:
         image *= cv2.resize(glow, size, interpolation=cv2.INTER_LINEAR)
         image = cv2.GaussianBlur(image, (0, 0), r.uniform(0.35, 0.65) * self.unit)
         image += r.uniform(2.5, 8.0) * self._grain()
-        return np.clip(image, 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(image, 0, 255), np.uint8)
 
     def _grain(self) -> npt.NDArray[np.float32]:
         """Sensor noise, (H, W, 3): cut from a stock where that is large enough, for it is slow to make."""

@@ -111,7 +111,7 @@ def tile(kind: str, turn: int, coarse: int) -> Bytes:
         for side in (TILE // 4, TILE // 8, TILE // (12 + 8 * coarse)):
             small = noise.standard_normal((side, side), np.float32)
             level += 0.44 * cv2.resize(small, (TILE, TILE), interpolation=cv2.INTER_CUBIC)
-    return np.clip(128 + 127 * level, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(128 + 127 * level, 0, 255), np.uint8)
 
 
 @lru_cache(maxsize=1)

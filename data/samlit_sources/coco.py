@@ -15,12 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from faster_coco_eval.core import mask as official
 
-from samlit import images, rle
+from samlit import rle
 from samlit.contracts import Source
+from samlit.images import MAX_PIXELS, read
 from samlit.rle import Rle
 from samlit.structures import Sample
 
 __all__ = ["Coco"]
+
 
 class _Annotation(NamedTuple):
     """One mask of the file, as short as it can be kept.
@@ -138,7 +140,7 @@ class Coco(Source):
         named = tuple(phrase for phrase in phrases if phrase is not None)
         return Sample(
             key=record.key,
-            image=images.read(record.path, record.size),
+            image=read(record.path, record.size),
             masks=tuple(masks),
             phrases=named if len(named) == len(masks) else (),
         )
@@ -308,8 +310,8 @@ def _sizes(images: list[Any]) -> dict[Any, tuple[int, int]]:
                 f"image {image['id']} has no usable height and width ({sides[0]!r}, {sides[1]!r}); add them"
             )
         height, width = (int(side) for side in sides)
-        if height * width > images.MAX_PIXELS or max(height, width) > rle.MAX_SIDE:
-            limit = f"more than {rle.MAX_SIDE} a side or {images.MAX_PIXELS} in all"
+        if height * width > MAX_PIXELS or max(height, width) > rle.MAX_SIDE:
+            limit = f"more than {rle.MAX_SIDE} a side or {MAX_PIXELS} in all"
             raise ValueError(f"image {image['id']} is stated to have {height}x{width} pixels, {limit}")
         sizes[image["id"]] = height, width
     return sizes

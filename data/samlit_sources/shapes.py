@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 from samlit import cache
+from samlit.atomic import writing
 from samlit.contracts import Source
-from samlit.shards import Record, write, writing
+from samlit.shards import Record, write
 from samlit.structures import Sample
 from samlit_sources import _scenes
 from samlit_sources._scenes import Lot

@@ -110,7 +110,7 @@ def _quarters(x: Tensor, up: nn.ConvTranspose2d) -> Tensor:
     """(..., C) to (..., 4, c): rows first, then columns."""
     assert up.bias is not None
     weight = up.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (4 c, C)
-    return F.linear(x, weight, up.bias.repeat(4)).unflatten(-1, (4, -1))
+    return F.linear(x, weight, up.bias.repeat(4)).view(*x.shape[:-1], 4, -1)
 
 
 class _TwoWay(nn.Module):

@@ -39,7 +39,7 @@ class Boxes(Prompt):
 
     def encode(self, given: Ragged, frame: Frame) -> Sparse:
         """Two tokens a box, its corners: (P, N, 4) -> (P, 2N, C)."""
-        corners = frame.position(given.values.unflatten(-1, (2, 2)) + 0.5, frame.size)  # (P, N, 2, C)
+        corners = frame.position(given.values.view(*given.values.shape[:-1], 2, 2) + 0.5, frame.size)  # (P, N, 2, C)
         corners = corners + torch.cat([self.top_left.weight, self.bottom_right.weight])
         return Sparse(corners.flatten(1, 2), given.valid.repeat_interleave(2, 1))
 

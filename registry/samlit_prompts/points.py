@@ -89,7 +89,7 @@ class Points(Prompt):
     def draw(self, picture: Image, value: Tensor) -> None:
         """A green or a red dot with a white rim."""
         x, y, label = value.tolist()
-        r = max(3.0, max(picture.size) / 90)
+        r = max(5.0, max(picture.size) / 60)
         ImageDraw.Draw(picture).ellipse(
             (x - r, y - r, x + r, y + r), fill=(40, 200, 90) if label > 0.5 else (230, 50, 50), outline="white", width=2
         )
