@@ -201,10 +201,10 @@ def _told(row: dict[str, str]) -> str:
 
 def run_recipe(argv: list[str]) -> int:
     """`samlit fit|validate|test|predict`: every name is resolved first, and only then torch is imported."""
-    from samlit import recipe
+    from samlit import arguments, recipe
 
     command, *rest = argv
-    line = recipe.resolve_arguments(rest)
+    line = arguments.read(rest)
     if not line.complete:
         raise UsageError(f"{command} needs a recipe: --recipe NAME or FILE (known: {', '.join(recipe.names())})")
     from samlit import engine

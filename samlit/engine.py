@@ -14,7 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from samlit import complaints, plugins, recipe
+from samlit import arguments, complaints, plugins, recipe
 from samlit.checkpointing import Checkpoints
 from samlit.datamodule import SamData
 from samlit.errors import UsageError, one_line
@@ -143,9 +143,9 @@ def newest_checkpoint(folder: Path) -> str | None:
     return None
 
 
-def run(command: str, line: recipe.CommandLine) -> int:
+def run(command: str, line: arguments.CommandLine) -> int:
     """Run one of Lightning's subcommands: fit, validate, test or predict, with its resolved command line."""
-    for class_path, where in line.plugins.items():
+    for where, class_path in line.plugins.items():
         # Inside a list jsonargparse tells the reason of a failed import second and a guess first.
         plugins.load(class_path, where)
     try:
@@ -153,7 +153,7 @@ def run(command: str, line: recipe.CommandLine) -> int:
         cli = SamCLI(
             SamModule,
             SamData,
-            args=[command, *line.arguments],
+            args=[command, *line.words],
             parser_class=Parser,
             # A second command in the same folder must neither stop at the first one's config nor replace it.
             save_config_kwargs={

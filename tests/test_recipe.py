@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from samlit import recipe
+from samlit import arguments, recipe
 from samlit.errors import UsageError
 
 Install = Callable[..., Path]
@@ -21,9 +21,9 @@ def write(folder: Path, tree: Any, name: str = "own.yaml") -> str:
     return str(folder / name)
 
 
-def refused(*arguments: str) -> str:
+def refused(*words: str) -> str:
     with pytest.raises(UsageError) as error:
-        recipe.resolve_arguments(list(arguments))
+        arguments.read(list(words))
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -117,17 +117,17 @@ def test_a_recipe_is_found_by_name_and_by_file(tmp_path: Path) -> None:
     ],
 )
 def test_the_command_line_is_resolved(given: list[str], becomes: list[str]) -> None:
-    assert recipe.resolve_arguments(given).arguments == becomes
+    assert arguments.read(given).words == becomes
 
 
 def test_lists_mappings_and_files_are_resolved_as_values(tmp_path: Path) -> None:
-    (listed,) = recipe.resolve_arguments(["--model.prompts", "[points, {class_path: boxes}]"]).arguments
+    (listed,) = arguments.read(["--model.prompts", "[points, {class_path: boxes}]"]).words
     value = yaml.safe_load(listed.partition("=")[2])
     assert value == ["samlit_prompts.points.Points", {"class_path": "samlit_prompts.boxes.Boxes"}]
     file = write(tmp_path, {"class_path": "vit", "init_args": {"depth": 2}})
-    (read,) = recipe.resolve_arguments(["--model.encoder", file]).arguments
+    (read,) = arguments.read(["--model.encoder", file]).words
     assert yaml.safe_load(read.partition("=")[2])["class_path"] == "samlit_encoders.vit.Vit"
-    (whole,) = recipe.resolve_arguments(["--model", "{encoder: vit_b}"]).arguments
+    (whole,) = arguments.read(["--model", "{encoder: vit_b}"]).words
     assert yaml.safe_load(whole.partition("=")[2]) == {"encoder": "samlit_encoders.vit.vit_b"}
 
 
@@ -153,9 +153,12 @@ def test_a_fault_of_the_command_line_is_told(given: list[str], says: str) -> Non
 
 def test_what_is_asked_for_is_known_before_anything_is_imported(tmp_path: Path) -> None:
     file = write(tmp_path, {"model": MODEL, "data": {"source": "shapes"}})
-    line = recipe.resolve_arguments(["--recipe", file, "--model.prompts+=masks"])
+    line = arguments.read(["--recipe", file, "--model.prompts+=masks"])
     assert line.complete
-    assert line.plugins["samlit_encoders.vit.vit_b"] == "model.encoder"
-    assert line.plugins["samlit_prompts.boxes.Boxes"] == "model.prompts[1]"
-    assert line.plugins["samlit_prompts.masks.Masks"] == "model.prompts"
-    assert not recipe.resolve_arguments(["--trainer.max_steps", "1"]).complete
+    assert line.plugins["model.encoder"] == "samlit_encoders.vit.vit_b"
+    assert line.plugins["model.prompts[1]"] == "samlit_prompts.boxes.Boxes"
+    assert "samlit_prompts.masks.Masks" in line.plugins.values()
+    line = arguments.read(["--recipe", file, "--model.encoder", "vit", "--model.prompts", "[masks]"])
+    assert line.plugins["model.encoder"] == "samlit_encoders.vit.Vit"
+    assert "samlit_prompts.boxes.Boxes" not in line.plugins.values(), "it was overridden"
+    assert not arguments.read(["--trainer.max_steps", "1"]).complete
