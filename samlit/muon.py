@@ -67,6 +67,7 @@ class Muon(torch.optim.AdamW):
             state = self.state[parameter]
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(gradient)
+                state["step"] = torch.tensor(0.0)  # AdamW looks for one when a saved state is loaded
             state["momentum"].lerp_(gradient, 1 - group["momentum"])
             by_shape[parameter.shape].append((parameter, gradient.lerp(state["momentum"], group["momentum"])))
         for (rows, columns), pairs in by_shape.items():
