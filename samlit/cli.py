@@ -93,7 +93,7 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("default", module="samlit")
         warnings.showwarning = lambda message, *_: print(f"samlit: note: {message}", file=sys.stderr)
         # Not a level: libraries set the level of their loggers when they are imported, which is later.
-        logging.disable(logging.INFO)
+        logging.disable(logging.WARNING)
         try:
             yield
         finally:

@@ -78,12 +78,12 @@ class SamCLI(LightningCLI):
         folder = Path(config.trainer.default_root_dir)
         if config.get("ckpt_path") == "last":
             config.ckpt_path = newest_checkpoint(folder)
-            if config.ckpt_path is not None and self.config.subcommand == "fit":
-                config.trainer.default_root_dir = str(Path(config.ckpt_path).parent)
-            elif self.config.subcommand == "fit":
-                warnings.warn(f"no checkpoint in {str(folder)!r} yet: from the start", stacklevel=1)
-            else:
+            if config.ckpt_path is None and self.config.subcommand != "fit":
                 raise UsageError(f"--ckpt_path last: there is no checkpoint in {str(folder)!r}")
+            if config.ckpt_path is None:
+                warnings.warn(f"no checkpoint in {str(folder)!r} yet: from the start", stacklevel=1)
+            elif self.config.subcommand == "fit":
+                config.trainer.default_root_dir = str(Path(config.ckpt_path).parent)
         elif self.config.subcommand == "fit" and config.get("ckpt_path") is None:
             config.trainer.default_root_dir = free_folder(folder)
 
