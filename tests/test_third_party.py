@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 Shell = Callable[..., "subprocess.CompletedProcess[str]"]
 FIT = ["-m", "samlit", "fit", "--recipe", "tiny", "--data.source.count", "8", "--data.validation.count", "2"]
 FIT += ["--trainer.max_steps", "2", "--trainer.limit_val_batches", "1", "--trainer.enable_progress_bar", "false"]
+FIT += ["--trainer.logger", "false"]
 
 
 def example(title: str) -> str:
@@ -66,14 +67,14 @@ def test_the_example_trains_and_is_validated(shell: Shell, installed: str, tmp_p
     words = ["--model.prompts+=circles", "--model.task", "circling", "--model.validation+=circling"]
     done = shell(*FIT, *words, python=installed)
     assert done.returncode == 0, done.stderr
-    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    (checkpoint,) = tmp_path.rglob("last.ckpt")
     import torch
 
     state = torch.load(checkpoint, weights_only=True, map_location="cpu")
     assert state["global_step"] == 2
     assert any("circle" in name for name in state["state_dict"])
-    (metrics,) = tmp_path.rglob("metrics.csv")
-    assert "val/circle" in metrics.read_text()
+    (history,) = tmp_path.rglob("history.jsonl")
+    assert "val/circle" in history.read_text()
 
 
 def test_a_file_in_the_working_directory_needs_no_package(shell: Shell, tmp_path: Path) -> None:
