@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-__all__ = ["MAX_PIXELS", "read"]
+__all__ = ["MAX_PIXELS", "read", "rgb"]
 
 MAX_PIXELS = 89_478_485
 """Rows times columns of an image that is decoded: where Pillow, too, begins to suspect a decompression bomb."""
@@ -39,11 +39,11 @@ def read(path: str, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8
             columns, rows = image.size
             small = rows * columns <= MAX_PIXELS  # before anything is decoded
             if small and size is None:
-                return _rgb(ImageOps.exif_transpose(image))
+                return rgb(ImageOps.exif_transpose(image))
             if small and (rows, columns) == size:
-                return _rgb(image)
+                return rgb(image)
             if small and (columns, rows) == size and image.getexif().get(_ORIENTATION, 1) >= 5:
-                return _rgb(ImageOps.exif_transpose(image))
+                return rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such image") from None
     except IsADirectoryError:
@@ -65,7 +65,7 @@ def read(path: str, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8
     )
 
 
-def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+def rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
     """Pixels of any mode of Pillow's, (rows, columns, 3) uint8."""
     if image.mode.startswith(("I", "F")):  # convert("RGB") would clip these at 255
         grey = np.asarray(image).astype(np.float64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +59,7 @@ class Predictor:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is no checkpoint of samlit's, or a damaged one.
+            ValueError: It is no checkpoint of samlit's, or a damaged one, or needs a plug-in that is not installed.
         """
         path = Path(weights)
         if not path.is_file():
@@ -69,9 +68,13 @@ class Predictor:
             )
         try:
             module = SamModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # what damaged and foreign files make of torch, Lightning and the parser is endless
             why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ValueError(f"{path}: is not a checkpoint that samlit wrote, or is damaged ({why})") from error
+            raise ValueError(
+                f"{path}: is not a checkpoint that samlit wrote, or is damaged, or a plug-in of it is missing ({why})"
+            ) from error
         return cls(module.net, module.image_size, device)
 
     @property
@@ -143,13 +146,13 @@ def _pixels(image: Pixels) -> npt.NDArray[np.uint8]:
     if isinstance(image, (str, Path)):
         return images.read(str(image))
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
+        return images.rgb(image)
     if isinstance(image, Tensor):
         image = image.permute(1, 2, 0).cpu().numpy() if image.ndim == 3 else image.cpu().numpy()
     if image.dtype != np.uint8:
         raise ValueError(f"an image is uint8 from 0 to 255; this one is {image.dtype}")
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, 2)
-    if image.ndim != 3 or image.shape[2] != 3:
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"an image has three channels, red, green and blue; this one has the shape {image.shape}")
     return np.ascontiguousarray(image)

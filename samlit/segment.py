@@ -38,6 +38,7 @@ def main(argv: list[str]) -> int:
         description="Masks of pictures, from the shell.",
         epilog=EPILOG,
         formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="one or more image files")
     parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint: runs/NAME/best.ckpt")
@@ -52,10 +53,14 @@ def main(argv: list[str]) -> int:
         "--all", action="store_true", help="all masks of an ambiguous prompt, not only the most confident"
     )
     parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, mps (default: %(default)s)")
-    options, rest = parser.parse_known_args(argv)
+    words, rest = _split(argv)
+    options = parser.parse_args(words)
     out = Path(options.out)
     if out.suffix.lower() in PICTURES and len(options.images) > 1:
         raise UsageError(f"--out {out}: one picture cannot show {len(options.images)} images; give a folder or a .json")
+    stems = [Path(name).stem for name in options.images]
+    if out.suffix.lower() not in {*PICTURES, ".json"} and len(set(stems)) < len(stems):
+        raise UsageError(f"--out {out}: two of the images have the same name, and so would their masks; give a .json")
 
     predictor = Predictor.load(options.weights, options.device)
     types = predictor.net.prompt_types
@@ -77,6 +82,28 @@ def main(argv: list[str]) -> int:
 
 COLOURS = (pictures.ORANGE, pictures.BLUE, pictures.GREEN)
 PICTURES = {".png", ".jpg", ".jpeg"}
+
+OWN = {"--weights", "--out", "--device", "--all", "--help"}
+
+
+def _split(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The command's own words, and the prompts', each as `--OPTION=VALUE`, for a value may begin with a minus.
+
+    Which prompts there are only the model knows, so that any other option takes the word after it.
+    """
+    own: list[str] = []
+    prompts: list[str] = []
+    option = ""
+    for word in argv:
+        if word.startswith("--") and word != "--":
+            option = "" if word.partition("=")[0] in OWN else word
+            (prompts if option else own).append(word)
+        elif option and "=" not in option:
+            prompts[-1], option = f"{option}={word}", ""
+        else:
+            own.append(word)
+            option = ""
+    return own, prompts
 
 
 def _prompts(words: list[str], types: dict[str, Prompt], prog: str) -> dict[str, list[Tensor]]:

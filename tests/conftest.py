@@ -69,3 +69,44 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
             del sys.modules[name]
     monkeypatch.undo()
     forget()
+
+
+RECIPE = """
+model:
+  encoder:
+    class_path: vit
+    init_args: {dim: 16, depth: 1, heads: 2, global_blocks: [0], window: 4, patch: 8, channels: 16}
+  prompts: [points, boxes, masks]
+  decoder: {class_path: mask, init_args: {depth: 1, heads: 1, mlp_dim: 16, iou_hidden: 16}}
+  task: {class_path: interactive, init_args: {corrections: 1}}
+data:
+  source: {class_path: tests.fitting.Discs}
+  image_size: 32
+trainer:
+  accelerator: cpu
+  logger: false
+  max_steps: 1
+  enable_model_summary: false
+  enable_progress_bar: false
+"""
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a tiny model as `samlit fit` writes it; its weights were stirred, so that masks are not empty."""
+    import torch
+
+    from samlit import cli
+
+    folder = tmp_path_factory.mktemp("fitted")
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(RECIPE)
+    assert cli.main(["fit", "--recipe", str(recipe), "--trainer.default_root_dir", str(folder / "runs")]) == 0
+    (file,) = folder.rglob("last.ckpt")
+    saved = torch.load(file, weights_only=True)
+    chance = torch.Generator().manual_seed(3)
+    for name, value in saved["state_dict"].items():
+        if value.is_floating_point():
+            saved["state_dict"][name] = value + 0.4 * torch.randn(value.shape, generator=chance)
+    torch.save(saved, folder / "tiny.ckpt")
+    return folder / "tiny.ckpt"

@@ -74,7 +74,7 @@ class Boxes(Prompt):
     def check(self, value: Tensor, size: tuple[int, int]) -> None:
         """A box touches the image."""
         x0, y0, x1, y1 = value.tolist()
-        if x1 < 0 or y1 < 0 or x0 >= size[1] or y0 >= size[0]:
+        if not value.isfinite().all() or x1 < 0 or y1 < 0 or x0 >= size[1] or y0 >= size[0]:
             raise ValueError(
                 f"the box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is outside the image, "
                 f"which is {size[1]} wide and {size[0]} high"

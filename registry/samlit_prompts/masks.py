@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samlit import images
 from samlit.contracts import Dense, Frame, Prompt
 from samlit.layers import LayerNorm2d
 from samlit.structures import Ragged, Scene
@@ -68,15 +68,7 @@ class Masks(Prompt):
 
     def parse(self, text: str) -> Tensor:
         """The name of an image file, as large as the image: what is not black is the mask."""
-        path = Path(text)
-        if not path.is_file():
-            raise ValueError(f"a mask is an image file; there is none at {text!r}")
-        try:
-            with Image.open(path) as picture:
-                mask = np.asarray(picture.convert("L")) > 0
-        except (UnidentifiedImageError, OSError):
-            raise ValueError(f"a mask is an image file; {text!r} is not one that can be read") from None
-        return torch.from_numpy(mask).float()
+        return torch.from_numpy(images.read(text).any(2)).float()
 
     def check(self, value: Tensor, size: tuple[int, int]) -> None:
         """A mask is as large as its image."""
