@@ -18,7 +18,8 @@ class SamData(pl.LightningDataModule):
         validation: What is validated on; nothing if not given.
         image_size: Side of the square frame in pixels; images are resized to fit and padded right and below.
         batch_size: Images a step and device.
-        max_masks: Most masks of an image, drawn at random while training.
+        max_masks: Most masks of an image while training, drawn at random.
+        max_val_masks: Most masks of an image while validating, the first ones.
         max_area: Masks covering more than this share of their image are not trained on.
         flip: Chance that a training image is mirrored; the paper's own training mirrors none.
         workers: Loader processes a device.
@@ -32,6 +33,7 @@ class SamData(pl.LightningDataModule):
         image_size: int = 1024,
         batch_size: int = 1,
         max_masks: int = 64,
+        max_val_masks: int = 256,
         max_area: float = 0.9,
         flip: float = 0.0,
         workers: int = 0,
@@ -40,7 +42,8 @@ class SamData(pl.LightningDataModule):
         super().__init__()
         self.source, self.validation = source, validation
         self.image_size, self.batch_size = image_size, batch_size
-        self.max_masks, self.max_area, self.flip = max_masks, max_area, flip
+        self.max_masks, self.max_val_masks = max_masks, max_val_masks
+        self.max_area, self.flip = max_area, flip
         self.workers, self.seed = workers, seed
 
     def prepare_data(self) -> None:
@@ -86,7 +89,7 @@ class SamData(pl.LightningDataModule):
             world,
             self.workers,
             training,
-            self.max_masks,
+            self.max_masks if training else self.max_val_masks,
             self.max_area,
             self.flip,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",

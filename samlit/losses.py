@@ -35,6 +35,8 @@ class Losses:
         iou: Weight of the squared error of the predicted IoU.
         alpha: Focal loss's weight of pixels inside the mask; the paper gives none, MaskFormer and SAM 2 take 0.25.
         gamma: Focal loss's exponent; as above, 2.
+        first: Weight of a task's first answer, the ambiguous one, over that of a later one. The paper says of neither
+            sum nor mean; here a mask's loss is the mean over its answers.
         supervise_iou: Which of three masks have their predicted IoU corrected: "all", as SAM 2 does, so that ranking
             by it means something, or "best", the one that learns, as SAM did.
         resolution: Where masks are compared: "low" on the low-res logits' grid, with the truth averaged down to it,
@@ -46,8 +48,15 @@ class Losses:
     iou: float = 1.0
     alpha: float = 0.25
     gamma: float = 2.0
+    first: float = 1.0
     supervise_iou: Literal["all", "best"] = "all"
     resolution: Literal["low", "full"] = "full"
+
+    def over_answers(self, losses: Tensor) -> Tensor:
+        """A mask's loss: (answers, K), in the order in which they were given -> (K,)."""
+        weight = torch.ones(len(losses), 1, device=losses.device)
+        weight[0] = self.first
+        return (weight * losses).sum(0) / weight.sum()
 
     def __call__(self, prediction: Prediction, truth: Tensor) -> Terms:
         """Compare an answer with the truth, (P, H, W) bool; of several masks only the best one's loss counts."""

@@ -66,7 +66,7 @@ class SamModule(pl.LightningModule):
     ) -> Result:
         """Drive a task over a batch; images are embedded once, before it, or come embedded."""
         embedded = self.net.embed(batch.image, batch.sizes) if embedding is None else embedding
-        scene = Scene(batch, self.net.prompt_types, seed, self.training)
+        scene = Scene(batch, self.net.prompt_types, seed, self.training, self.global_step)
 
         def answer(prompts: PromptSet) -> Prediction:
             return self.net.answer(embedded, prompts, scene.frame)
@@ -89,7 +89,7 @@ class SamModule(pl.LightningModule):
         if not terms:  # no image had a mask: still a part of every collective
             return self._nothing()
         total, by_focal, by_dice, by_iou, actual = (torch.stack(list(t)) for t in zip(*terms, strict=True))
-        loss = total.mean(0).sum() / masks
+        loss = self.loss.over_answers(total).sum() / masks
         if self.trainer.world_size > 1:  # other ranks may have asked for what this one did not
             loss = loss + self._nothing()
         size = len(batch.image)

@@ -1,10 +1,8 @@
-"""Muon: matrices move by their orthogonalised momentum, everything else by AdamW (Jordan et al. 2024).
-
-A training run of a few hundred steps gets much further with it than with AdamW alone: `benchmarks/optimisers.py`.
-"""
+"""Muon: matrices move by their orthogonalised momentum, everything else by AdamW (Jordan et al. 2024)."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -19,13 +17,13 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW whose parameter groups may say `muon=True`: their matrices move by orthogonalised Nesterov momentum.
+    """AdamW whose groups may say `muon=True`: their matrices and kernels move by orthogonalised Nesterov momentum.
 
     PyTorch's own Muon takes matrices only and one at a time; here one optimiser serves a whole model, as Lightning
     wants it, and matrices of one shape are orthogonalised together.
 
     Args:
-        groups: Parameter groups; those with `muon` hold matrices, (rows, columns), only.
+        groups: Parameter groups; those with `muon` hold matrices and kernels, (out, in, rows, columns).
         lr: Rate of groups that name none.
         betas: AdamW's averages.
         momentum: Muon's average.
@@ -37,8 +35,8 @@ class Muon(torch.optim.AdamW):
         for group in groups:
             group.setdefault("muon", False)
             group.setdefault("momentum", momentum)
-            if group["muon"] and any(p.ndim != 2 for p in group["params"]):
-                raise ValueError("Muon moves matrices; a group of it holds something else")
+            if group["muon"] and any(p.ndim < 2 for p in group["params"]):
+                raise ValueError("Muon moves matrices and kernels; a group of it holds something else")
         super().__init__(groups, lr=lr, betas=betas)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -70,11 +68,12 @@ class Muon(torch.optim.AdamW):
                 state["step"] = torch.tensor(0.0)  # AdamW looks for one when a saved state is loaded
             state["momentum"].lerp_(gradient, 1 - group["momentum"])
             by_shape[parameter.shape].append((parameter, gradient.lerp(state["momentum"], group["momentum"])))
-        for (rows, columns), pairs in by_shape.items():
-            directions = orthogonal(torch.stack([update for _, update in pairs]))
-            rate = group["lr"] * max(1.0, rows / columns) ** 0.5
+        for shape, pairs in by_shape.items():
+            # A kernel (out, in, rows, columns) is the matrix that takes a patch to its outputs.
+            directions = orthogonal(torch.stack([update.flatten(1) for _, update in pairs]))
+            rate = group["lr"] * max(1.0, shape[0] / math.prod(shape[1:])) ** 0.5
             for (parameter, _), direction in zip(pairs, directions, strict=True):
-                parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-rate)
+                parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction.view(shape), alpha=-rate)
         return moved
 
 

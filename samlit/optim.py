@@ -22,7 +22,7 @@ class Optim:
 
     Attributes:
         lr: Rate after the warm-up.
-        algorithm: "adamw", as the paper, or "muon" for matrices with AdamW for the rest: far ahead in short runs.
+        algorithm: "adamw", as the paper, or "muon" for matrices and kernels with AdamW for the rest.
         muon_lr: Muon's rate after the warm-up.
         weight_decay: Of matrices and kernels; biases, norms, embeddings and positions have none.
         betas: AdamW's averages.
@@ -54,7 +54,8 @@ class Optim:
             if name.startswith("encoder."):
                 layer, layers = model.encoder.layer_of(name.removeprefix("encoder."))
                 scale = self.layer_decay ** (layers - 1 - layer)
-            muon = self.algorithm == "muon" and parameter.ndim == 2 and not plain
+            matrix = not plain and min(len(parameter), parameter[0].numel()) > 1
+            muon = self.algorithm == "muon" and matrix
             groups.setdefault((scale, 0.0 if plain else self.weight_decay, muon), []).append(parameter)
         return [
             {

@@ -89,7 +89,8 @@ class Embedding(NamedTuple):
 
     Attributes:
         image: (B, C, h, w), SAM's image embedding.
-        early: Feature maps of earlier layers, (B, c, h', w') each, for decoders that want detail (HQ-SAM).
+        early: Finer maps for decoders that want detail, the finest first: (B, C/8, 4h, 4w) and (B, C/4, 2h, 2w), or
+            none.
     """
 
     image: Tensor
@@ -186,12 +187,14 @@ class Scene:
         prompts: The model's prompt types by name: a task simulates through them and imports none.
         seed: All chance in the task comes from this number.
         training: Whether the answers will be learned from.
+        step: How many steps the model has learned from before.
     """
 
     batch: Batch
     prompts: Mapping[str, Prompt]
     seed: int = 0
     training: bool = False
+    step: int = 0
 
     @property
     def masks(self) -> Tensor:

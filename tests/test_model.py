@@ -350,7 +350,7 @@ def test_skipped_blocks_keep_the_expectation():
         ({"heads": 3}, "not a multiple of the number of heads"),
         ({"global_blocks": (2,)}, r"\[2\] are not among the 2 blocks"),
         ({"global_blocks": (-1,)}, r"\[-1\] are not among"),
-        ({"stem": "conv", "patch": 6, "side": 36}, "power of two"),
+        ({"stem": "conv", "patch": 6, "side": 36}, "patch must be"),
         ({"drop_path": 1.0}, "drop_path"),
     ],
 )

@@ -232,7 +232,7 @@ def test_two_ranks_are_one_and_none_waits_for_ever(tmp_path):
             )
     try:
         for rank, process in enumerate(ranks):
-            assert process.wait(timeout=240) == 0, (tmp_path / f"{rank}.txt").read_text()[-3000:]
+            assert process.wait(timeout=450) == 0, (tmp_path / f"{rank}.txt").read_text()[-3000:]
     finally:
         for process in ranks:
             process.kill()

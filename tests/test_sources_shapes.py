@@ -66,7 +66,7 @@ def test_sizes_and_counts(scenes: list[_scenes.Drawing]) -> None:
         assert scene.image.dtype == np.uint8
         assert scene.masks.dtype == np.bool_
         assert scene.masks.shape == (len(scene.phrases), *scene.image.shape[:2])
-        assert scene.masks.sum((1, 2)).min() >= _scenes.MIN_AREA
+        assert scene.masks.sum((1, 2)).min() >= 32
 
 
 @pytest.mark.parametrize("size", [64, 256, 600])
@@ -74,7 +74,7 @@ def test_other_sizes(size: int) -> None:
     scene = _scenes.render(0, VAL, 3, size)
     assert max(scene.image.shape) == size
     assert len(scene.masks) > 3
-    assert scene.masks.sum((1, 2)).min() >= _scenes.MIN_AREA * (size / 128) ** 2
+    assert scene.masks.sum((1, 2)).min() >= 32 * (size / 128) ** 2
 
 
 def test_phrases_single_out_their_masks(scenes: list[_scenes.Drawing]) -> None:

@@ -21,8 +21,6 @@ __all__ = ["VERSION", "Drawing", "Lot", "draw", "render", "use_one_thread"]
 VERSION = 4
 """Counts up whenever the same numbers would draw another scene."""
 
-MIN_AREA = 32
-"""Visible pixels of a mask at least, in a picture of 128."""
 MIN_VISIBLE = 0.4
 """Share of a mask at least that nothing else hides."""
 MAX_SHARED = 0.9
@@ -56,6 +54,8 @@ class Lot:
     start: int
     count: int
     size: int
+    min_area: int
+    style: str
 
 
 def draw(lot: Lot) -> list[shards.Record]:
@@ -72,7 +72,7 @@ def use_one_thread() -> None:
 
 
 def _record(lot: Lot, index: int) -> shards.Record:
-    drawing = render(lot.seed, lot.split, index, lot.size)
+    drawing = render(lot.seed, lot.split, index, lot.size, lot.min_area, lot.style)
     bgr = cv2.cvtColor(drawing.image, cv2.COLOR_RGB2BGR)
     # Colours at full resolution: halved, as is usual, they would blur parts of a few pixels into each other.
     sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
@@ -100,35 +100,40 @@ class _Node:
     annotated: bool = False
 
 
-def render(seed: int, split: int, index: int, size: int) -> Drawing:
-    """Draw a scene; it depends on these four numbers and nothing else.
+def render(seed: int, split: int, index: int, size: int, min_area: int = 32, style: str = "rich") -> Drawing:
+    """Draw a scene; it depends on these numbers and nothing else.
 
     Args:
         seed: Of the whole set.
         split: Stream of scenes; no two streams share one.
         index: Number of the scene, from 0.
         size: Long side in pixels, a multiple of 8.
+        min_area: Visible pixels of a mask at least, in a picture of 128; in others as much of the picture.
+        style: "rich", or "clear": fewer and larger things, every part with a dark rim.
     """
     state = np.random.SeedSequence([seed, split, index]).generate_state(3, np.uint64).tolist()
     chance, noise = Random(state[0]), np.random.Generator(np.random.SFC64(state[1:]))
     short = chance.choice((8, 8, 7, 6)) * size // 8
     height, width = (size, short) if chance.random() < 0.5 else (short, size)
     canvas = Canvas(chance, noise, height, width)
-    things = _things(chance, canvas)
+    things = _things(chance, canvas, style == "clear")
     image = canvas.develop()
     for thing in things:
-        _see(canvas, thing, None)
+        _see(canvas, thing, None, min_area * canvas.unit**2)
     masks: list[Bool] = []
     phrases: list[str] = []
-    _describe(chance, [thing for thing in things if thing.area >= MIN_AREA / 2 * canvas.unit**2], "", masks, phrases)
+    _describe(chance, [thing for thing in things if thing.area >= 16 * canvas.unit**2], "", masks, phrases)
     stacked = np.stack(masks) if masks else np.zeros((0, height, width), np.bool_)
     return Drawing(image, stacked, tuple(phrases))
 
 
-def _things(r: Random, canvas: Canvas) -> list[_Node]:
+def _things(r: Random, canvas: Canvas, clear: bool) -> list[_Node]:
     """Paint composite and small things, large ones mostly behind small ones."""
     long = max(canvas.height, canvas.width)
-    shares = [r.uniform(0.5, 0.72)] + [r.uniform(0.25, 0.42) for _ in range(r.choice((0, 0, 1, 1, 1, 2)))]
+    if clear:
+        shares = [r.uniform(0.62, 0.85)] + [r.uniform(0.35, 0.5) for _ in range(r.choice((0, 0, 1)))]
+    else:
+        shares = [r.uniform(0.5, 0.72)] + [r.uniform(0.25, 0.42) for _ in range(r.choice((0, 0, 1, 1, 1, 2)))]
     kinds = r.sample(COMPOSITES, len(shares))
     if r.random() < 0.2:
         kinds[-1] = kinds[0]
@@ -137,8 +142,8 @@ def _things(r: Random, canvas: Canvas) -> list[_Node]:
     for _ in range(r.randrange(2, 5)):
         small = small if r.random() < 0.4 else r.choice(SMALL)
         depth = 0.6 if r.random() < 0.2 else r.uniform(0, 0.4)
-        plans.append((depth, small(r), r.uniform(0.045, 0.1) * long))
-    outlined = r.random() < 0.4
+        plans.append((depth, small(r), (r.uniform(0.06, 0.11) if clear else r.uniform(0.045, 0.1)) * long))
+    outlined = r.random() < 0.4 or clear
     taken: list[tuple[float, float, float]] = []
     placed = [(depth, part, *_place(r, canvas, reach, taken), reach) for depth, part, reach in plans]
     things: list[_Node] = []
@@ -218,7 +223,7 @@ def _measure(node: _Node, upto: list[int]) -> None:
         _measure(child, upto)
 
 
-def _see(canvas: Canvas, node: _Node, whole: _Node | None) -> None:
+def _see(canvas: Canvas, node: _Node, whole: _Node | None, least: float) -> None:
     """Find the visible pixels of a part and of its parts, and whether they make a mask."""
     inside = cv2.inRange(canvas.label, node.first, node.last)
     node.mask = _halved(inside)
@@ -231,9 +236,9 @@ def _see(canvas: Canvas, node: _Node, whole: _Node | None) -> None:
         )
     shown = cv2.countNonZero(inside) >= MIN_VISIBLE * node.painted
     own = whole is None or node.area <= MAX_SHARED * whole.area
-    node.annotated = node.area >= MIN_AREA * canvas.unit**2 and shown and own
+    node.annotated = node.area >= least and shown and own
     for child in node.nodes:
-        _see(canvas, child, node)
+        _see(canvas, child, node, least)
 
 
 def _halved(inside: npt.NDArray[np.uint8]) -> Bool:

@@ -40,11 +40,20 @@ class Shapes(Source):
         count: How many scenes.
         size: The long side in pixels; the short one is 6 to 8 eighths of it.
         seed: Another seed, other scenes.
+        min_area: Visible pixels of a mask at least, in a picture of 128; in others as much of the picture.
+        style: "rich" scenes are crowded; "clear" ones have fewer and larger things, every part with a dark rim.
         root: The folder for the shards; by default one in the cache, named after all of this.
     """
 
     def __init__(
-        self, split: Literal["train", "val"], count: int, size: int = 128, seed: int = 0, root: str | None = None
+        self,
+        split: Literal["train", "val"],
+        count: int,
+        size: int = 128,
+        seed: int = 0,
+        min_area: int = 32,
+        style: Literal["rich", "clear"] = "rich",
+        root: str | None = None,
     ) -> None:
         if split not in ("train", "val"):
             raise ValueError(f"split is train or val, not {split!r}")
@@ -52,7 +61,12 @@ class Shapes(Source):
             raise ValueError(f"count is at least 1, not {count}")
         if size < 32 or size % 8:
             raise ValueError(f"size is a multiple of 8 from 32 on, not {size}")
+        if style not in ("rich", "clear"):
+            raise ValueError(f"style is rich or clear, not {style!r}")
+        if min_area < 1:
+            raise ValueError(f"min_area is at least 1, not {min_area}")
         self.split, self.count, self.size, self.seed = split, count, size, seed
+        self.min_area, self.style = min_area, style
         self.root = root
         self._reader: Sa1b | None = None
 
@@ -61,7 +75,9 @@ class Shapes(Source):
         """Where the shards are, or will be."""
         if self.root is not None:
             return Path(self.root).expanduser()
-        name = f"v{_scenes.VERSION}-{self.split}-{self.count}x{self.size}-seed{self.seed}"
+        name = (
+            f"v{_scenes.VERSION}-{self.style}-{self.split}-{self.count}x{self.size}-from{self.min_area}-seed{self.seed}"
+        )
         return cache.folder() / "shapes" / name
 
     def prepare(self, progress: Callable[[int, int, str], None] = lambda done, total, what: None) -> None:
@@ -111,7 +127,7 @@ class Shapes(Source):
 
     def _claim(self, folder: Path) -> None:
         """Make sure that the folder is for these very scenes, and say so in it."""
-        names = ("split", "count", "size", "seed")
+        names = ("split", "count", "size", "seed", "min_area", "style")
         about = {"version": _scenes.VERSION, **{name: getattr(self, name) for name in names}}
         label = folder / "shapes.json"
         occupied = any(folder.glob("*.tar"))  # looked at first: another process's label is there before its shards
@@ -134,7 +150,10 @@ class Shapes(Source):
         plan = []
         for number, start in enumerate(range(0, self.count, SHARD)):
             stop = min(start + SHARD, self.count)
-            lots = [Lot(self.seed, stream, at, min(LOT, stop - at), self.size) for at in range(start, stop, LOT)]
+            lots = [
+                Lot(self.seed, stream, at, min(LOT, stop - at), self.size, self.min_area, self.style)
+                for at in range(start, stop, LOT)
+            ]
             plan.append((folder / f"sa_{number:06d}.tar", lots))
         return plan
 

@@ -26,6 +26,8 @@ class Mask(Decoder):
         mlp_dim: Hidden width of a block's MLP on the tokens.
         multimask_outputs: Masks for an ambiguous prompt.
         iou_hidden: Hidden width of the IoU head.
+        high_res: Whether the encoder's finer maps are added while masks are drawn, as in SAM 2: sharper edges. The
+            encoder must have them.
     """
 
     def __init__(
@@ -36,10 +38,12 @@ class Mask(Decoder):
         mlp_dim: int = 2048,
         multimask_outputs: int = 3,
         iou_hidden: int = 256,
+        high_res: bool = False,
     ) -> None:
         super().__init__()
         if channels % 8 or (channels // 2) % heads:
             raise ValueError(f"channels {channels} must be a multiple of 8 and of twice the number of heads, {heads}")
+        self.high_res = high_res
         outputs = multimask_outputs + 1
         self.transformer = _TwoWay(channels, depth, heads, mlp_dim)
         self.iou_token = nn.Embedding(1, channels)
@@ -79,11 +83,25 @@ class Mask(Decoder):
         which = slice(1, None) if multimask else slice(0, 1) if multimask is False else slice(None)
         heads = list(self.output_hypernetworks_mlps)
         kernels = torch.stack([heads[i](tokens[:, 1 + i]) for i in range(outputs)[which]], 1)
-        logits = self._draw(image, kernels, h, w)
+        logits = self._draw(image, kernels, h, w, self._details(embedding, image_index))
         iou: Tensor = self.iou_prediction_head(tokens[:, 0])
         return logits, iou[:, which]
 
-    def _draw(self, image: Tensor, kernels: Tensor, h: int, w: int) -> Tensor:
+    def _details(self, embedding: Embedding, image_index: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """What is added to halves of cells, (P, hw, 4, C/4), and to quarters, (P, hw, 4, 4, C/8)."""
+        if not self.high_res:
+            return 0.0, 0.0
+        if len(embedding.early) != 2:
+            raise ValueError("high_res needs an encoder with finer maps, such as vit with its conv stem")
+        quarters, halves = embedding.early
+        b, h, w = len(halves), *embedding.image.shape[-2:]
+        halves = halves.reshape(b, -1, h, 2, w, 2).permute(0, 2, 4, 3, 5, 1).reshape(b, h * w, 4, -1)
+        quarters = quarters.reshape(b, -1, h, 2, 2, w, 2, 2).permute(0, 2, 5, 3, 6, 4, 7, 1)
+        return halves[image_index], quarters.reshape(b, h * w, 4, 4, -1)[image_index]
+
+    def _draw(
+        self, image: Tensor, kernels: Tensor, h: int, w: int, details: tuple[Tensor | float, Tensor | float]
+    ) -> Tensor:
         """Upscale (P, hw, C) four times and take the product with (P, M, C/8): (P, M, 4h, 4w).
 
         A transposed convolution of kernel and stride 2 is a linear map of each cell to its four quarters, so that
@@ -93,9 +111,9 @@ class Mask(Decoder):
         assert isinstance(first, nn.ConvTranspose2d)
         assert isinstance(second, nn.ConvTranspose2d)
         assert isinstance(norm, LayerNorm2d)
-        x = _quarters(image, first)  # (P, hw, 4, C/4)
+        x = _quarters(image, first) + details[0]  # (P, hw, 4, C/4)
         x = F.gelu(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
-        x = F.gelu(_quarters(x, second))  # (P, hw, 4, 4, C/8)
+        x = F.gelu(_quarters(x, second) + details[1])  # (P, hw, 4, 4, C/8)
         x = x.flatten(1, 3) @ kernels.transpose(1, 2)  # (P, hw * 16, M)
         x = x.view(-1, h, w, 2, 2, 2, 2, kernels.shape[1])  # cell row, column, then half and quarter, row and column
         return x.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(-1, kernels.shape[1], 4 * h, 4 * w)
@@ -110,7 +128,7 @@ def _quarters(x: Tensor, up: nn.ConvTranspose2d) -> Tensor:
     """(..., C) to (..., 4, c): rows first, then columns."""
     assert up.bias is not None
     weight = up.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (4 c, C)
-    return F.linear(x, weight, up.bias.repeat(4)).view(*x.shape[:-1], 4, -1)
+    return F.linear(x, weight, up.bias.repeat(4)).view(*x.shape[:-1], 4, len(up.bias))
 
 
 class _TwoWay(nn.Module):

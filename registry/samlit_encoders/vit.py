@@ -34,7 +34,8 @@ class Vit(Encoder):
         channels: Width C of the image embedding.
         mlp_ratio: Hidden width of a block's MLP over `dim`.
         stem: How pixels become cells: one convolution of the patch's size ("patch", as SAM), or 3 x 3 convolutions
-            of stride 2 ("conv", arXiv 2106.14881), which learn far more from few images.
+            of stride 2 ("conv", arXiv 2106.14881), which learn far more from few images and whose finer maps serve
+            a decoder's `high_res`.
         drop_path: Chance that a block is skipped in training, 0 at the first block rising to this at the last.
     """
 
@@ -75,7 +76,11 @@ class Vit(Encoder):
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
             LayerNorm2d(channels),
         )
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        self.detail = None
+        if isinstance(self.patch_embed, _Convolutions):
+            self.detail = _Details(dim, self.patch_embed.detail_widths, channels)
+        # Waves of the position, as in MAE, which SAM starts from: what is where can be read from the first step on.
+        self.pos_embed.data.copy_(_waves(grid, dim))
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):  # as ViTDet; what SAM did is not published (SAM_SPEC 1.6)
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -83,10 +88,12 @@ class Vit(Encoder):
 
     def forward(self, image: Tensor) -> Embedding:
         """Encode normalised images: (B, 3, H, W) float -> (B, C, h, w)."""
-        x = self.patch_embed(image) + self.pos_embed
+        x, early = self.patch_embed(image)
+        x = x + self.pos_embed
         for block in self.blocks:
             x = block(x)
-        return Embedding(self.neck(x.permute(0, 3, 1, 2)))
+        x = x.permute(0, 3, 1, 2)
+        return Embedding(self.neck(x), () if self.detail is None else self.detail(x, *early))
 
     def layer_of(self, parameter: str) -> tuple[int, int]:
         """Pixels and positions first, then a layer a block, then the neck (SAM_SPEC 2.4)."""
@@ -98,6 +105,16 @@ class Vit(Encoder):
         return layers - 1, layers
 
 
+def _waves(grid: int, dim: int) -> Tensor:
+    """Sines and cosines of a cell's row and column, MAE's positions: (1, grid, grid, dim)."""
+    quarter = dim // 4
+    rate = 10_000.0 ** (-torch.arange(quarter) / quarter)
+    angle = torch.arange(grid)[:, None] * rate
+    one = F.pad(torch.cat([angle.sin(), angle.cos()], 1), (0, dim // 2 - 2 * quarter))  # (grid, dim / 2)
+    down, across = one[:, None].expand(grid, grid, -1), one[None].expand(grid, grid, -1)
+    return F.pad(torch.cat([across, down], 2), (0, dim - 2 * (dim // 2)))[None]
+
+
 class _Patches(nn.Module):
     """(B, 3, H, W) to (B, h, w, dim), one linear map a patch."""
 
@@ -105,9 +122,9 @@ class _Patches(nn.Module):
         super().__init__()
         self.proj = nn.Conv2d(3, dim, patch, patch)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         x: Tensor = self.proj(image)
-        return x.permute(0, 2, 3, 1)
+        return x.permute(0, 2, 3, 1), ()
 
 
 class _Convolutions(nn.Module):
@@ -116,17 +133,43 @@ class _Convolutions(nn.Module):
     def __init__(self, dim: int, patch: int) -> None:
         super().__init__()
         steps = patch.bit_length() - 1
-        if patch != 2**steps or steps < 1:
-            raise ValueError(f"the conv stem halves the map at each step: patch must be a power of two, not {patch}")
-        widths = [3, *(max(dim >> (steps - 1 - i), 16) for i in range(steps))]
-        layers: list[nn.Module] = []
-        for a, b in pairwise(widths):
-            layers += [nn.Conv2d(a, b, 3, 2, 1, bias=False), LayerNorm2d(b), nn.GELU()]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], dim, 1))
+        if patch != 2**steps or steps < 3:
+            raise ValueError(f"the conv stem halves the map at each step: patch must be 8, 16 or 32, not {patch}")
+        widths = [3, *(max(dim >> (steps - 1 - i), 32) for i in range(steps))]
+        self.halve = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), LayerNorm2d(b), nn.GELU()) for a, b in pairwise(widths)
+        )
+        self.proj = nn.Conv2d(dim, dim, 1)
+        self.detail_widths = widths[-3], widths[-2]  # of the maps with four and two rows a cell
 
-    def forward(self, image: Tensor) -> Tensor:
-        x: Tensor = self.layers(image)
-        return x.permute(0, 2, 3, 1)
+    def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        maps = [image]
+        for halve in self.halve:
+            maps.append(halve(maps[-1]))
+        x: Tensor = self.proj(maps[-1])
+        return x.permute(0, 2, 3, 1), (maps[-3], maps[-2])
+
+
+class _Details(nn.Module):
+    """What the blocks have understood, brought back to the stem's finer maps from the top down (arXiv 1612.03144)."""
+
+    def __init__(self, dim: int, widths: tuple[int, int], channels: int) -> None:
+        super().__init__()
+        quarter, half = widths
+        self.lateral = nn.ModuleList([nn.Conv2d(dim, half, 1), nn.Conv2d(half, quarter, 1)])
+        self.smooth = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), LayerNorm2d(width), nn.GELU())
+            for width in (half, quarter)
+        )
+        self.out = nn.ModuleList([nn.Conv2d(half, channels // 4, 1), nn.Conv2d(quarter, channels // 8, 1)])
+
+    def forward(self, x: Tensor, quarters: Tensor, halves: Tensor) -> tuple[Tensor, ...]:
+        """(B, dim, h, w) and the stem's maps to (B, C/8, 4h, 4w) and (B, C/4, 2h, 2w)."""
+        found = []
+        for finer, lateral, smooth, out in zip((halves, quarters), self.lateral, self.smooth, self.out, strict=True):
+            x = smooth(finer + F.interpolate(lateral(x), scale_factor=2.0, mode="nearest"))
+            found.append(out(x))
+        return tuple(reversed(found))
 
 
 class _Block(nn.Module):

@@ -22,6 +22,9 @@ class Interactive(Task):
         corrections: Passes that each get one more prompt, simulated from the last answer's error.
         correct_with: Prompt type of the corrections.
         mask_only: Whether there are two more passes without a new prompt, one after a random correction and one last.
+        first_only: Steps at the start of training that end after the first answer. They cost a fraction of a full one,
+            and a model that cannot yet answer has nothing to correct: a short run learns most in them. The paper has
+            none.
         detach: Whether gradients stop at the logits that are fed back. The paper does not say; SAM 2 lets them pass.
     """
 
@@ -31,13 +34,14 @@ class Interactive(Task):
         corrections: int = 8,
         correct_with: str = "points",
         mask_only: bool = True,
+        first_only: int = 0,
         detach: bool = True,
     ) -> None:
         self.first = first or {"points": 0.5, "boxes": 0.5}
         if min(self.first.values()) < 0 or sum(self.first.values()) <= 0:
             raise ValueError(f"first: shares of prompt types must be positive, not {self.first}")
         self.corrections, self.correct_with = corrections, correct_with
-        self.mask_only, self.detach = mask_only, detach
+        self.mask_only, self.first_only, self.detach = mask_only, first_only, detach
 
     def rounds(self, scene: Scene) -> Generator[PromptSet, Prediction, Result]:
         """Yield the passes' prompts for all K masks at once; the result is "iou", (passes, K)."""
@@ -70,11 +74,13 @@ class Interactive(Task):
         return given
 
     def _plan(self, scene: Scene) -> list[bool]:
-        """For each pass after the first, whether it gets a new prompt.
+        """For each pass after the first, whether it gets a new prompt; none in the steps that ask one thing only.
 
         The paper puts one of the two mask-only passes at a random place among the corrections: here, uniformly into
         one of the gaps between them (SAM_SPEC 7.8).
         """
+        if scene.training and scene.step < self.first_only:
+            return []
         plan = [True] * self.corrections
         if self.mask_only:
             plan.insert(scene.chance.randint(1, max(self.corrections - 1, 1)) if plan else 0, False)
