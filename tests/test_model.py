@@ -359,10 +359,16 @@ def test_sizes_that_do_not_fit_are_refused(others, words):
         vit(**others)
 
 
-def test_the_conv_stem_makes_the_same_grid():
-    encoder = vit(stem="conv")
-    assert encoder(torch.randn(1, 3, SIDE, SIDE)).image.shape == (1, 16, 4, 4)
-    assert encoder.layer_of("patch_embed.layers.0.weight") == (0, 4)
+@pytest.mark.parametrize("dim", [16, 48, 96])
+@pytest.mark.parametrize("patch", [8, 16])
+def test_the_conv_stem_makes_the_same_grid_and_finer_maps(dim, patch):
+    encoder = vit(stem="conv", dim=dim, patch=patch)
+    cells = SIDE // patch
+    found = encoder(torch.randn(2, 3, SIDE, SIDE))
+    assert found.image.shape == (2, 16, cells, cells)
+    assert [early.shape for early in found.early] == [(2, 2, 4 * cells, 4 * cells), (2, 4, 2 * cells, 2 * cells)]
+    assert encoder.layer_of("patch_embed.proj.weight") == (0, 4)
+    assert vit()(torch.randn(1, 3, SIDE, SIDE)).early == ()
 
 
 # The decoder against the plain form.
@@ -413,6 +419,29 @@ def test_the_decoder_is_its_modules_run_the_plain_way():
         some, their_iou = decoder(Embedding(embedding), position, index, sparse, dense, multimask)
         torch.testing.assert_close(some, logits[:, which])
         torch.testing.assert_close(their_iou, iou[:, which])
+
+
+@torch.no_grad()
+def test_finer_maps_are_added_where_masks_are_drawn():
+    torch.manual_seed(1)
+    fine = stirred(Mask(16, heads=2, mlp_dim=24, iou_hidden=12, high_res=True))
+    position, index = torch.randn(16, 3, 5), torch.tensor([1, 0, 1])
+    quarters, halves = torch.randn(2, 2, 12, 20), torch.randn(2, 4, 6, 10)
+    sparse = Sparse(torch.randn(3, 2, 16), torch.ones(3, 2, dtype=torch.bool))
+    embedding, seen = torch.randn(2, 16, 3, 5), {}
+
+    def keep(module, given, returned):
+        seen["tokens"], seen["image"] = returned
+
+    fine.transformer.register_forward_hook(keep)
+    logits, _ = fine(Embedding(embedding, (quarters, halves)), position, index, sparse, None, None)
+    first, norm, _, second, _ = fine.output_upscaling
+    x = F.gelu(norm(first(seen["image"].transpose(1, 2).view(3, 16, 3, 5)) + halves[index]))
+    x = F.gelu(second(x) + quarters[index])
+    kernels = torch.stack([mlp(seen["tokens"][:, 1 + i]) for i, mlp in enumerate(fine.output_hypernetworks_mlps)], 1)
+    torch.testing.assert_close(logits, torch.einsum("pmc,pcyx->pmyx", kernels, x), atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="needs an encoder with finer maps"):
+        fine(Embedding(embedding), position, index, sparse, None, None)
 
 
 @torch.no_grad()

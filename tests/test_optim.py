@@ -126,13 +126,13 @@ def test_muon_moves_the_matrices_that_decay_and_adamw_the_rest():
     groups = by_name(Optim(lr=1e-3, muon_lr=2e-2, algorithm="muon", layer_decay=0.5), net)
     for name, parameter in net.named_parameters():
         group = groups[name]
-        if parameter.ndim == 2 or group["weight_decay"] == 0:  # kernels may go with either
-            assert group["muon"] == (group["weight_decay"] > 0), name
+        vector = min(len(parameter), parameter[0].numel()) == 1  # a matrix of one row or column has no directions
+        assert group["muon"] == (group["weight_decay"] > 0 and not vector), name
     assert groups["decoder.iou_prediction_head.layers.0.weight"]["lr"] == 2e-2
     assert groups["encoder.blocks.2.mlp.lin1.weight"]["lr"] == 1e-2
     assert groups["encoder.blocks.2.mlp.lin1.bias"]["lr"] == 5e-4
     assert not by_name(Optim(), net)["encoder.blocks.2.mlp.lin1.weight"]["muon"]
-    with pytest.raises(ValueError, match="Muon moves matrices"):
+    with pytest.raises(ValueError, match="Muon moves matrices and kernels"):
         Muon([{"params": [nn.Parameter(torch.zeros(3))], "muon": True}], 0.1)
 
 
@@ -192,6 +192,18 @@ def test_matrices_of_one_shape_move_together_as_they_would_one_by_one():
             optimizer.step()
     for a, b in zip(together, alone, strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+def test_kernels_move_as_the_matrix_of_a_patch():
+    kernel = nn.Parameter(torch.randn(6, 2, 3, 3))
+    matrix = nn.Parameter(kernel.detach().flatten(1).clone())
+    optimizers = [Muon([{"params": [p], "muon": True, "weight_decay": 0.1}], lr=0.02) for p in (kernel, matrix)]
+    for seed in range(3):
+        with_gradients([kernel], seed)
+        matrix.grad = kernel.grad.flatten(1)
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(kernel.detach().flatten(1), matrix.detach())
 
 
 def test_groups_without_muon_are_torchs_adamw_to_the_bit():

@@ -135,7 +135,7 @@ class _Convolutions(nn.Module):
         steps = patch.bit_length() - 1
         if patch != 2**steps or steps < 3:
             raise ValueError(f"the conv stem halves the map at each step: patch must be 8, 16 or 32, not {patch}")
-        widths = [3, *(max(dim >> (steps - 1 - i), 32) for i in range(steps))]
+        widths = [3, *(max(dim >> (steps - 1 - i), min(32, dim)) for i in range(steps))]
         self.halve = nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), LayerNorm2d(b), nn.GELU()) for a, b in pairwise(widths)
         )
