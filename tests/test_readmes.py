@@ -17,7 +17,15 @@ DOCUMENTS = sorted(file for file in ROOT.glob("**/*.md") if not any(part.startsw
 
 def test_ci_runs_the_tests_as_the_readme_says() -> None:
     (command,) = re.findall(r"^(python -m pytest.*)$", (ROOT / ".ci" / "run").read_text(), re.M)
-    assert re.search(rf"^\s*{re.escape(command)}\s*(#.*)?$", (ROOT / "README.md").read_text(), re.M)
+    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert any(line.endswith(command) for block in blocks for line in block.splitlines())
+
+
+def test_the_tree_in_the_readme_is_there() -> None:
+    blocks = re.findall(r"^```text\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    paths = [line.split()[0] for block in blocks for line in block.splitlines()]
+    assert len(paths) > 5
+    assert not [path for path in paths if not (ROOT / path).exists()]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: str(file.relative_to(ROOT)))
