@@ -76,6 +76,9 @@ class SamCLI(LightningCLI):
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
         folder = Path(config.trainer.default_root_dir)
+        every, steps = config.trainer.get("val_check_interval"), config.trainer.get("max_steps", -1)
+        if isinstance(every, int) and 0 < steps < every:  # a quick look ends with a validation too
+            config.trainer.val_check_interval = steps
         if config.get("ckpt_path") == "last":
             config.ckpt_path = newest_checkpoint(folder)
             if config.ckpt_path is None and self.config.subcommand != "fit":

@@ -66,7 +66,7 @@ class SamModule(pl.LightningModule):
     ) -> Result:
         """Drive a task over a batch; images are embedded once, before it, or come embedded."""
         embedded = self.net.embed(batch.image, batch.sizes) if embedding is None else embedding
-        scene = Scene(batch, self.net.prompt_types, seed, self.training, self.global_step)
+        scene = Scene(batch, self.net.prompt_types, seed, self.training, self._chance(self.global_step, common=True))
 
         def answer(prompts: PromptSet) -> Prediction:
             return self.net.answer(embedded, prompts, scene.frame)
@@ -113,9 +113,9 @@ class SamModule(pl.LightningModule):
             count = count / self.trainer.world_size
         return count.clamp_min(1.0)
 
-    def _chance(self, *of: int) -> int:
-        """A seed that is a function of the run's, of what is given, and of the rank."""
-        words = ",".join(map(str, (self.seed, *of, self.global_rank)))
+    def _chance(self, *of: int, common: bool = False) -> int:
+        """A seed that is a function of the run's, of what is given, and of the rank unless it is common to all."""
+        words = ",".join(map(str, (self.seed, *of, "all" if common else self.global_rank)))
         return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=7).digest(), "big")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

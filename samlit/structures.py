@@ -185,16 +185,17 @@ class Scene:
     Attributes:
         batch: The images and, where they are known, the true masks.
         prompts: The model's prompt types by name: a task simulates through them and imports none.
-        seed: All chance in the task comes from this number.
+        seed: Chance for tensors comes from this number; each rank has its own.
+        common: Chance for choices made on the host comes from this one; it is the same on all ranks, so that all of
+            them run the same parts of the model.
         training: Whether the answers will be learned from.
-        step: How many steps the model has learned from before.
     """
 
     batch: Batch
     prompts: Mapping[str, Prompt]
     seed: int = 0
     training: bool = False
-    step: int = 0
+    common: int = 0
 
     @property
     def masks(self) -> Tensor:
@@ -219,4 +220,4 @@ class Scene:
     @cached_property
     def chance(self) -> random.Random:
         """Chance for choices made on the host, so that none of them waits for the device."""
-        return random.Random(self.seed)
+        return random.Random(self.common)

@@ -28,7 +28,7 @@ except SamlitError as error:
     print(error, flush=True)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 print(sorted(os.listdir(Path(path).parent)), flush=True)
-Path.replace = lambda self, target: os.kill(os.getpid(), signal.SIGKILL)
+os.replace = lambda source, target: os.kill(os.getpid(), signal.SIGKILL)
 io.save_checkpoint(big, path)
 """
 

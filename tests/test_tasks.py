@@ -37,7 +37,7 @@ def scene(masks, seed=0, training=True, prompts=(Points, Boxes, Masks), images=2
     image = torch.zeros(images, 3, *masks.shape[-2:], dtype=torch.uint8)
     sizes = torch.tensor([masks.shape[-2:]] * images)
     batch = Batch(image, sizes, sizes, masks, index)
-    return Scene(batch, {p.name: p(8) for p in prompts}, seed, training)
+    return Scene(batch, {p.name: p(8) for p in prompts}, seed, training, common=seed)
 
 
 class Noisy:

@@ -22,9 +22,9 @@ class Interactive(Task):
         corrections: Passes that each get one more prompt, simulated from the last answer's error.
         correct_with: Prompt type of the corrections.
         mask_only: Whether there are two more passes without a new prompt, one after a random correction and one last.
-        first_only: Steps at the start of training that end after the first answer. They cost a fraction of a full one,
-            and a model that cannot yet answer has nothing to correct: a short run learns most in them. The paper has
-            none.
+        first_only: Share of the training steps that end after the first answer, drawn at random. They cost a fraction
+            of a full one, and a model that cannot yet answer has nothing to correct: a short run learns most in them.
+            The paper has none.
         detach: Whether gradients stop at the logits that are fed back. The paper does not say; SAM 2 lets them pass.
     """
 
@@ -34,7 +34,7 @@ class Interactive(Task):
         corrections: int = 8,
         correct_with: str = "points",
         mask_only: bool = True,
-        first_only: int = 0,
+        first_only: float = 0.0,
         detach: bool = True,
     ) -> None:
         self.first = first or {"points": 0.5, "boxes": 0.5}
@@ -79,7 +79,7 @@ class Interactive(Task):
         The paper puts one of the two mask-only passes at a random place among the corrections: here, uniformly into
         one of the gaps between them (SAM_SPEC 7.8).
         """
-        if scene.training and scene.step < self.first_only:
+        if scene.training and scene.chance.random() < self.first_only:
             return []
         plan = [True] * self.corrections
         if self.mask_only:
