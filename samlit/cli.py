@@ -91,7 +91,10 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("default", module="samlit")
-        warnings.showwarning = lambda message, *_: print(f"samlit: note: {message}", file=sys.stderr)
+        if _rank() == "0":  # what is to be noted is the same on all ranks
+            warnings.showwarning = lambda message, *_: print(f"samlit: note: {message}", file=sys.stderr)
+        else:
+            warnings.showwarning = lambda *_: None
         # Not a level: libraries set the level of their loggers when they are imported, which is later.
         logging.disable(logging.WARNING)
         try:
@@ -100,11 +103,16 @@ def _quiet() -> Iterator[None]:
             logging.disable(disabled)
 
 
+def _rank() -> str:
+    """This process's number among those of a run."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
+
+
 def _fail(line: str, status: int, error: BaseException, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     # Of many processes, the first to fail knows why, and the others only that it is gone.
-    rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
+    rank = _rank()
     print(f"samlit: {line}" if rank == "0" else f"samlit: rank {rank}: {line}", file=sys.stderr)
     return status
 

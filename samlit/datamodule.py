@@ -45,15 +45,19 @@ class SamData(pl.LightningDataModule):
         self.max_masks, self.max_val_masks = max_masks, max_val_masks
         self.max_area, self.flip = max_area, flip
         self.workers, self.seed = workers, seed
+        self._prepared = False
 
     def prepare_data(self) -> None:
-        """Let the sources write, index or download what they need, once a machine."""
+        """Let the sources write, index or download what they need, once a machine and process."""
+        if self._prepared:
+            return
         from samlit.progress import bar
 
         for source in (self.source, self.validation):
             if source is not None:
                 with bar() as progress:
                     source.prepare(progress)
+        self._prepared = True
 
     def setup(self, stage: str) -> None:
         """Refuse data that cannot be trained on.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -77,8 +78,8 @@ class SamCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         folder = Path(config.trainer.default_root_dir)
         every, steps = config.trainer.get("val_check_interval"), config.trainer.get("max_steps", -1)
-        if isinstance(every, int) and 0 < steps < every:  # a quick look ends with a validation too
-            config.trainer.val_check_interval = steps
+        if isinstance(every, int) and steps > 0:  # at even intervals, the last one at the end: a quick look too
+            config.trainer.val_check_interval = steps // math.ceil(steps / every)
         if config.get("ckpt_path") == "last":
             config.ckpt_path = newest_checkpoint(folder)
             if config.ckpt_path is None and self.config.subcommand != "fit":
@@ -89,6 +90,14 @@ class SamCLI(LightningCLI):
                 config.trainer.default_root_dir = str(Path(config.ckpt_path).parent)
         elif self.config.subcommand == "fit" and config.get("ckpt_path") is None:
             config.trainer.default_root_dir = free_folder(folder)
+
+    def before_fit(self) -> None:
+        """Called by Lightning before its launcher."""
+        _prepare(self)
+
+    def before_validate(self) -> None:
+        """Called by Lightning before its launcher."""
+        _prepare(self)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Build the trainer; what it refuses was asked for by the person.
@@ -115,6 +124,12 @@ class SamCLI(LightningCLI):
                 resumes = bool(self.config[self.config.subcommand].get("ckpt_path"))
                 logger.live_in(trainer.default_root_dir, go_on=resumes)
         return trainer
+
+
+def _prepare(cli: LightningCLI) -> None:
+    """Make the data ready before other ranks are started, so that what is wrong with it is said once."""
+    if not {"LOCAL_RANK", "RANK"} & set(os.environ):
+        cli.datamodule.prepare_data()
 
 
 CALLBACKS: dict[type[Callback], str] = {

@@ -247,10 +247,10 @@ def test_an_error_in_mid_write_leaves_nothing_usable(tmp_path: Path, monkeypatch
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     real = _scenes.render
 
-    def failing(seed: int, split: int, index: int, size: int) -> _scenes.Drawing:
+    def failing(seed: int, split: int, index: int, size: int, *rest: Any) -> _scenes.Drawing:
         if index == 4:
             raise KeyboardInterrupt
-        return real(seed, split, index, size)
+        return real(seed, split, index, size, *rest)
 
     monkeypatch.setattr(_scenes, "render", failing)
     source = Shapes("train", 6, root=str(tmp_path / "set"))
@@ -270,7 +270,7 @@ def test_a_killed_writer_leaves_nothing_usable(tmp_path: Path) -> None:
     code = (
         "import os, sys; from samlit_sources import _scenes; from samlit_sources.shapes import Shapes\n"
         "real = _scenes.render\n"
-        "_scenes.render = lambda s, p, i, z: os.kill(os.getpid(), 9) if i == 2 else real(s, p, i, z)\n"
+        "_scenes.render = lambda s, p, i, z, *rest: os.kill(os.getpid(), 9) if i == 2 else real(s, p, i, z, *rest)\n"
         "Shapes('train', 4, root=sys.argv[1]).prepare()\n"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "set")], check=False, timeout=120)

@@ -113,7 +113,9 @@ def test_a_broken_package_beside_it_hurts_nobody(shell: Shell, python: str, tmp_
         assert clash.stderr.count("\n") == 1
 
         recipe = (ROOT / "recipes" / "tiny.yaml").read_text()
-        (tmp_path / "own.yaml").write_text(recipe.replace("decoder: mask", "decoder: samlit_decoders.mask.Mask"))
+        (tmp_path / "own.yaml").write_text(
+            recipe.replace("class_path: mask\n", "class_path: samlit_decoders.mask.Mask\n")
+        )
         way_out = shell(*FIT[:3], "--recipe", "own.yaml", *FIT[5:], python=python)
         assert way_out.returncode == 0, way_out.stderr
     finally:
