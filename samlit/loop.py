@@ -33,12 +33,12 @@ def drive(
         on_round: Told of every round before the task is: where training adds its loss and pictures are taken.
     """
     rounds = task.rounds(scene)
-    try:
-        prompts = next(rounds)
-        while True:
-            turn = Round(prompts, answer(prompts))
-            on_round(turn)
-            prompts = rounds.send(turn.prediction)
-    except StopIteration as end:
-        result: Result = end.value or {}
-        return result
+    turn: Round | None = None
+    while True:
+        try:  # around the task alone: a StopIteration of the model's is an error like any other
+            prompts = next(rounds) if turn is None else rounds.send(turn.prediction)
+        except StopIteration as end:
+            result: Result = end.value or {}
+            return result
+        turn = Round(prompts, answer(prompts))
+        on_round(turn)

@@ -52,6 +52,10 @@ class Losses:
     supervise_iou: Literal["all", "best"] = "all"
     resolution: Literal["low", "full"] = "full"
 
+    def __post_init__(self) -> None:
+        if self.first <= 0:
+            raise ValueError(f"first: the weight of the first answer is above 0, not {self.first:g}")
+
     def over_answers(self, losses: Tensor) -> Tensor:
         """A mask's loss: (answers, K), in the order in which they were given -> (K,)."""
         weight = torch.ones(len(losses), 1, device=losses.device)

@@ -178,3 +178,12 @@ def test_means_are_over_masks_not_over_batches():
     metric.reset()
     metric.update({"a": torch.zeros(0)})
     assert metric.compute()["a"] == 0
+
+
+def test_the_first_answer_may_weigh_more():
+    losses = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    assert Losses().over_answers(losses).tolist() == [3.0, 4.0]
+    assert Losses(first=2.0).over_answers(losses).tolist() == [2.5, 3.5]
+    assert Losses(first=7.0).over_answers(losses[:1]).tolist() == [1.0, 2.0]
+    with pytest.raises(ValueError, match="above 0, not 0"):
+        Losses(first=0.0)

@@ -443,3 +443,20 @@ def test_what_the_tasks_need_is_in_a_scene():
     assert torch.equal(torch.rand(3, generator=view(1).generator), torch.rand(3, generator=view(1).generator))
     assert view(1).chance.random() == view(1).chance.random() != view(2).chance.random()
     assert view().frame == (SIDE, SIDE)
+
+
+def test_an_error_of_the_model_is_not_the_end_of_the_task():
+    def broken(prompts):
+        raise StopIteration
+
+    with pytest.raises(StopIteration):
+        drive(Interactive(), scene(some_masks(2)), broken)
+
+
+def test_a_share_of_the_steps_ends_after_the_first_answer():
+    one = some_masks(1)
+    task = Interactive(first_only=0.75)
+    plans = [task._plan(scene(one, seed)) for seed in range(400)]
+    assert 260 < sum(not plan for plan in plans) < 340
+    assert all(len(plan) in (0, 10) for plan in plans)
+    assert len(task._plan(scene(one, training=False))) == 10, "an answer that is not learned from is always corrected"
