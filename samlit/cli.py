@@ -35,14 +35,12 @@ class Command(NamedTuple):
 COMMANDS = {
     "fit": Command("samlit.cli:run_recipe", "train a recipe, or fine-tune with it"),
     "validate": Command("samlit.cli:run_recipe", "run a recipe's validation tasks"),
-    "test": Command("samlit.cli:run_recipe", "the same on the test set, once, at the end"),
-    "predict": Command("samlit.cli:run_recipe", "run a recipe's task and keep its results"),
     "list": Command("samlit.cli:list_registered", "what is registered: plug-ins and recipes"),
     "segment": Command("samlit.segment:main", "masks of pictures, from the shell"),
 }
 
 EXAMPLES = """
-A first run, which takes a minute without a GPU:
+A first run, which takes minutes without a GPU:
   samlit fit --recipe tiny
 
 Any key of a recipe can be given on the command line:
@@ -208,7 +206,7 @@ def _told(row: dict[str, str]) -> str:
 
 
 def run_recipe(argv: list[str]) -> int:
-    """`samlit fit|validate|test|predict`: every name is resolved first, and only then torch is imported."""
+    """`samlit fit|validate`: every name is resolved first, and only then torch is imported."""
     from samlit import arguments, recipe
 
     command, *rest = argv

@@ -162,7 +162,7 @@ def newest_checkpoint(folder: Path) -> str | None:
 
 
 def run(command: str, line: arguments.CommandLine) -> int:
-    """Run one of Lightning's subcommands: fit, validate, test or predict, with its resolved command line."""
+    """Run one of Lightning's subcommands: fit or validate, with its resolved command line."""
     for where, class_path in line.plugins.items():
         # Inside a list jsonargparse tells the reason of a failed import second and a guess first.
         plugins.load(class_path, where)

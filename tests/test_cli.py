@@ -174,7 +174,7 @@ def test_what_a_file_says_wrong_is_one_line(
     assert status == 2
 
 
-@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+@pytest.mark.parametrize("command", ["validate"])
 def test_no_checkpoint_to_go_on_from_is_told(
     command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
