@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
@@ -191,4 +192,7 @@ def run(command: str, line: arguments.CommandLine) -> int:
     folder = cli.trainer.log_dir  # asked on every rank: the answer is broadcast
     if command == "fit" and folder and cli.trainer.is_global_zero:
         print(f"samlit: the run is in {folder}", file=sys.stderr)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # Left to the end of the process, gloo's threads may be cut off in the middle: an abort after all went well.
+        torch.distributed.destroy_process_group()
     return 0
