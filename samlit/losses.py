@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from samlit.metrics import mask_iou
 from samlit.structures import Prediction
 
-__all__ = ["Losses", "Terms", "dice", "focal"]
+__all__ = ["Losses", "Terms", "focal_and_dice"]
 
 
 class Terms(NamedTuple):
@@ -39,8 +39,9 @@ class Losses:
             sum nor mean; here a mask's loss is the mean over its answers.
         supervise_iou: Which of three masks have their predicted IoU corrected: "all", as SAM 2 does, so that ranking
             by it means something, or "best", the one that learns, as SAM did.
-        resolution: Where masks are compared: "low" on the low-res logits' grid, with the truth averaged down to it,
-            or "full" on the frame, with the logits interpolated up to it. The paper does not say.
+        resolution: Side of the grid on which masks are compared, as a share of the frame's: 1 is the frame itself, 1/4
+            the grid of SAM's low-res logits. Logits are interpolated; the truth has the cells that are more than half
+            inside, and of those that are just half inside every other one. The paper does not say.
     """
 
     focal: float = 20.0
@@ -50,11 +51,13 @@ class Losses:
     gamma: float = 2.0
     first: float = 1.0
     supervise_iou: Literal["all", "best"] = "all"
-    resolution: Literal["low", "full"] = "full"
+    resolution: float = 1.0
 
     def __post_init__(self) -> None:
         if self.first <= 0:
             raise ValueError(f"first: the weight of the first answer is above 0, not {self.first:g}")
+        if not 0 < self.resolution <= 1:
+            raise ValueError(f"resolution: a share of the frame's side, above 0 and at most 1, not {self.resolution:g}")
 
     def over_answers(self, losses: Tensor) -> Tensor:
         """A mask's loss: (answers, K), in the order in which they were given -> (K,)."""
@@ -64,47 +67,88 @@ class Losses:
 
     def __call__(self, prediction: Prediction, truth: Tensor) -> Terms:
         """Compare an answer with the truth, (P, H, W) bool; of several masks only the best one's loss counts."""
-        target = truth.float()
-        logits = prediction.logits.float()
-        if self.resolution == "full":
-            logits = prediction.full(logits)
-        else:
-            target = F.interpolate(target[:, None], logits.shape[-2:], mode="area")[:, 0]
-        by_focal = focal(logits, target[:, None], self.alpha, self.gamma)
-        by_dice = dice(logits, target[:, None])
-        mask_loss = (self.focal * by_focal + self.dice * by_dice).masked_fill(~prediction.allowed, torch.inf)
-        best = mask_loss.argmin(1, keepdim=True)
-        with torch.no_grad():
-            actual = mask_iou(logits > 0, target[:, None] > 0.5)
+        h, w = (max(1, round(self.resolution * side)) for side in prediction.frame)
+        truth, prediction = _cells(truth, h, w), replace(prediction, frame=(h, w))
+        best, actual = self._best(prediction, truth)
+        by_focal, by_dice = focal_and_dice(prediction.full(prediction.pick(best)), truth, self.alpha, self.gamma)
         off = (prediction.iou.float() - actual) ** 2
         if self.supervise_iou == "all":
             by_iou = (off * prediction.allowed).sum(1) / prediction.allowed.sum(1)
         else:
-            by_iou = off.gather(1, best)[:, 0]
-        return Terms(
-            mask_loss.gather(1, best)[:, 0] + self.iou * by_iou,
-            by_focal.gather(1, best)[:, 0],
-            by_dice.gather(1, best)[:, 0],
-            by_iou,
-            actual.gather(1, best)[:, 0],
-        )
+            by_iou = off.gather(1, best[:, None])[:, 0]
+        total = self.focal * by_focal + self.dice * by_dice + self.iou * by_iou
+        return Terms(total, by_focal, by_dice, by_iou, actual.gather(1, best[:, None])[:, 0])
+
+    @torch.no_grad()
+    def _best(self, prediction: Prediction, truth: Tensor) -> tuple[Tensor, Tensor]:
+        """Which of the M masks learns, (P,) int64, and the IoU of each, (P, M); the others need no gradient."""
+        logits, truth = prediction.full(prediction.logits), truth[:, None]
+        actual = mask_iou(logits > 0, truth)
+        if actual.shape[1] == 1:
+            return torch.zeros_like(actual[:, 0], dtype=torch.int64), actual
+        by_focal, by_dice = focal_and_dice(logits, truth, self.alpha, self.gamma)
+        losses = self.focal * by_focal + self.dice * by_dice
+        return losses.masked_fill(~prediction.allowed, torch.inf).argmin(1), actual
 
 
-def focal(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """Sigmoid focal loss, mean over pixels: (..., H, W) logits, and targets in [0, 1] that broadcast to them -> (...).
+def _cells(truth: Tensor, h: int, w: int) -> Tensor:
+    """Masks on a coarser grid, (P, H, W) bool -> (P, h, w) bool."""
+    if truth.shape[1:] == (h, w):
+        return truth
+    share = F.interpolate(truth[:, None].float(), (h, w), mode="area")[:, 0]
+    row, column = torch.arange(h, device=truth.device), torch.arange(w, device=truth.device)
+    # Half a cell goes to every other cell: all of them, or none, would move every second edge.
+    return (share > 0.5) | ((share == 0.5) & ((row[:, None] + column) % 2 == 0))
 
-    RetinaNet's (arXiv 1708.02002), as MaskFormer takes it for masks.
+
+def focal_and_dice(logits: Tensor, truth: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> tuple[Tensor, Tensor]:
+    """Sigmoid focal loss, mean over pixels, and dice loss with one pixel of smoothing, in one go over the masks.
+
+    Focal is RetinaNet's (arXiv 1708.02002), dice V-Net's (arXiv 1606.04797), both as MaskFormer takes them for masks.
+
+    Args:
+        logits: (..., H, W) float.
+        truth: Bool, broadcasts to `logits`.
+        alpha: Focal loss's weight of pixels inside the mask; those outside have 1 - alpha.
+        gamma: Focal loss's exponent.
+
+    Returns:
+        Both losses, (...) each.
     """
-    target = target.expand_as(logits)
-    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    p = logits.sigmoid()
-    miss = p + target - 2 * p * target  # 1 - probability of the target
-    weight = 1 - alpha + (2 * alpha - 1) * target
-    return (weight * miss.pow(gamma) * entropy).flatten(-2).mean(-1)
+    both: tuple[Tensor, Tensor] = _FocalAndDice.apply(logits, truth, alpha, gamma)
+    return both
 
 
-def dice(logits: Tensor, target: Tensor) -> Tensor:
-    """Dice loss with one pixel of smoothing: (..., H, W) logits, targets that broadcast to them -> (...)."""
-    p = logits.sigmoid().flatten(-2)
-    t = target.flatten(-2)
-    return 1 - (2 * (p * t).sum(-1) + 1) / (p.sum(-1) + t.sum(-1) + 1)
+class _FocalAndDice(torch.autograd.Function):
+    """Both losses of m = sigmoid(z), the probability missed: z is the logit, its sign turned inside the mask.
+
+    With e = softplus(z), the cross-entropy, dm/dz = m (1 - m) and de/dz = m. Left to autograd, this chain of
+    elementwise steps would keep a dozen maps at the frame's resolution; here two are kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, truth: Tensor, alpha: float, gamma: float) -> tuple[Tensor, Tensor]:
+        inside = truth.to(logits.dtype)  # products of floats: choosing by truth values is slow on a CPU
+        sign = 1 - 2 * inside
+        z = logits * sign
+        m, e = z.sigmoid(), F.softplus(z)
+        lever = m.pow(gamma).mul_((1 - alpha) + (2 * alpha - 1) * inside)
+        focal = (lever * e).flatten(-2).mean(-1)
+        size = inside.flatten(-2).sum(-1)
+        missed_inside, missed = (m * inside).flatten(-2).sum(-1), m.flatten(-2).sum(-1)
+        twice = 2 * (size - missed_inside) + 1  # twice the intersection
+        sizes = missed - 2 * missed_inside + 2 * size + 1  # of the prediction and the truth
+        if ctx.needs_input_grad[0]:
+            # d focal/dz = weight m^gamma (m + gamma (1 - m) e)
+            by_focal = lever.mul_(e.mul_(1 - m).mul_(gamma).add_(m)).mul_(sign).div_(z.shape[-2] * z.shape[-1])
+            slope = m.addcmul_(m, m, value=-1).mul_(sign)
+            ctx.save_for_backward(by_focal, slope, inside, twice, sizes)
+        return focal, 1 - twice / sizes
+
+    @staticmethod
+    def backward(ctx: Any, d_focal: Tensor, d_dice: Tensor) -> tuple[Tensor, None, None, None]:
+        by_focal, slope, inside, twice, sizes = ctx.saved_tensors
+        outer = d_dice * twice / sizes**2  # d dice/dm outside the mask, a number a mask
+        inner = 2 * d_dice / sizes - outer
+        by_dice = (inside * (inner - outer)[..., None, None]).add_(outer[..., None, None]).mul_(slope)
+        return by_dice.addcmul_(by_focal, d_focal[..., None, None]), None, None, None

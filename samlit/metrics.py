@@ -13,9 +13,13 @@ __all__ = ["MeanByName", "mask_iou"]
 
 def mask_iou(a: Tensor, b: Tensor) -> Tensor:
     """IoU of masks: (..., H, W) bool, broadcast against each other -> (...) float; 1 where both are empty."""
-    both = (a & b).flatten(-2).sum(-1)
-    either = (a | b).flatten(-2).sum(-1)
+    both, either = _count(a & b), _count(a | b)
     return torch.where(either > 0, both / either.clamp_min(1), 1.0)
+
+
+def _count(mask: Tensor) -> Tensor:
+    """Pixels of masks, (..., H, W) bool -> (...) int32; bytes add up faster than truths do."""
+    return mask.view(torch.uint8).flatten(-2).sum(-1, dtype=torch.int32)
 
 
 class MeanByName(Metric):

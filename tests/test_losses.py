@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from samlit.losses import Losses, dice, focal
+from samlit.losses import Losses, focal_and_dice
 from samlit.metrics import MeanByName, mask_iou
 from samlit.structures import Prediction
 
@@ -22,29 +22,67 @@ def answer(logits, iou=None, allowed=None, times=1):
     return Prediction(logits, iou, allowed, (logits.shape[2] * times, logits.shape[3] * times))
 
 
+def focal(logits, target, *how):
+    return focal_and_dice(logits, target, *how)[0]
+
+
+def dice(logits, target):
+    return focal_and_dice(logits, target)[1]
+
+
+def plainly(logits, target, alpha, gamma):
+    """Torchvision's focal and the textbook's dice, step by step."""
+    t = target.to(logits.dtype).expand_as(logits)
+    p = logits.sigmoid()
+    overlap, sizes = (p * t).flatten(-2).sum(-1), (p + t).flatten(-2).sum(-1)
+    return sigmoid_focal_loss(logits, t, alpha, gamma, "none").mean((-2, -1)), 1 - (2 * overlap + 1) / (sizes + 1)
+
+
 def test_focal_by_hand():
-    logits, target = torch.tensor([[[math.log(3.0), 0.0]]]), torch.tensor([[[1.0, 0.0]]])
+    logits, target = torch.tensor([[[math.log(3.0), 0.0]]]), torch.tensor([[[True, False]]])
     # p = 3/4 where it is wanted, 1/2 where it is not.
     wanted = 0.25 * 0.25**2 * math.log(4 / 3)
     unwanted = 0.75 * 0.5**2 * math.log(2)
     torch.testing.assert_close(focal(logits, target), torch.tensor([(wanted + unwanted) / 2]))
 
 
-@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.6, 0.0), (0.9, 3.5)])
-def test_focal_is_torchvisions(alpha, gamma):
-    logits, target = some(2, 3, 5, 4), (some(2, 3, 5, 4, seed=1) > 0).float()
-    theirs = sigmoid_focal_loss(logits, target, alpha, gamma, "none").mean((-2, -1))
-    torch.testing.assert_close(focal(logits, target, alpha, gamma), theirs)
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.6, 0.0), (0.7, 1.0), (0.9, 3.5)])
+def test_both_are_the_plain_ones_and_so_are_their_gradients(alpha, gamma):
+    truth = some(2, 1, 5, 4, seed=1) > 0
+    ours, theirs = (some(2, 3, 5, 4).requires_grad_() for _ in range(2))
+    found, expected = focal_and_dice(ours, truth, alpha, gamma), plainly(theirs, truth, alpha, gamma)
+    upstream = some(2, 2, 3, seed=2)
+    for losses in (found, expected):
+        (losses[0] * upstream[0] + losses[1] * upstream[1]).sum().backward()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_gradients_are_the_slopes():
+    truth = some(2, 5, 4, seed=1) > 0
+    logits = some(2, 5, 4, scale=1.0).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: focal_and_dice(x, truth, 0.4, 1.5), logits)
+
+
+def test_logits_far_from_zero_have_finite_losses_and_gradients():
+    logits = torch.tensor([[[100.0, -100.0, 60.0, -60.0]]]).requires_grad_()
+    by_focal, by_dice = focal_and_dice(logits, torch.tensor([[[False, True, True, False]]]))
+    (by_focal + by_dice).sum().backward()
+    torch.testing.assert_close(by_focal, torch.tensor([(0.75 * 100 + 0.25 * 100) / 4]))
+    assert logits.grad.isfinite().all()
 
 
 def test_dice_by_hand():
-    logits, target = torch.tensor([[math.log(3.0), 0.0], [-math.log(3.0), 0.0]]), torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+    logits, target = (
+        torch.tensor([[math.log(3.0), 0.0], [-math.log(3.0), 0.0]]),
+        torch.tensor([[True, True], [False, False]]),
+    )
     # Intersection 3/4 + 1/2; sums 3/4 + 1/2 + 1/4 + 1/2 = 2 and 2; one pixel of smoothing.
     torch.testing.assert_close(dice(logits, target), torch.tensor(1 - (2.5 + 1) / (4 + 1)))
 
 
 def test_each_mask_is_compared_for_itself():
-    logits, target = some(4, 3, 6, 5), (some(4, 6, 5, seed=1) > 0).float()
+    logits, target = some(4, 3, 6, 5), some(4, 6, 5, seed=1) > 0
     for loss in (focal, dice):
         together = loss(logits, target[:, None])
         alone = torch.stack([torch.stack([loss(logits[i, j], target[i]) for j in range(3)]) for i in range(4)])
@@ -83,19 +121,19 @@ def test_a_mask_that_is_not_allowed_never_learns_though_it_is_perfect():
     assert torch.equal(iou.grad != 0, torch.tensor([[False, True, True, True], [True, False, False, False]]))
 
 
-@pytest.mark.parametrize("resolution", ["low", "full"])
-def test_the_predicted_iou_learns_from_the_real_one(resolution):
-    truth = torch.zeros(1, 4, 4, dtype=torch.bool)
-    truth[0, :, :2] = True
+@pytest.mark.parametrize(("resolution", "times"), [(0.5, 2), (1.0, 1)])
+def test_the_predicted_iou_learns_from_the_real_one(resolution, times):
+    truth = torch.zeros(1, 4 * times, 4 * times, dtype=torch.bool)
+    truth[0, :, : 2 * times] = True
     logits = torch.full((1, 3, 4, 4), -1.0)
     logits[0, 0, :, :3] = 0.01  # 8 of 12, by a hair above the threshold
     logits[0, 1, :, 0] = 9.0  # 4 of 8
     predicted = torch.tensor([[0.9, 0.3, 1.2]], requires_grad=True)
     actual = torch.tensor([2 / 3, 1 / 2, 0.0])
     off = (predicted.detach()[0] - actual) ** 2
-    every = Losses(supervise_iou="all", resolution=resolution)(answer(logits, predicted), truth)
+    every = Losses(supervise_iou="all", resolution=resolution)(answer(logits, predicted, times=times), truth)
     torch.testing.assert_close(every.iou, off.mean()[None])
-    best = Losses(supervise_iou="best", resolution=resolution)(answer(logits, predicted), truth)
+    best = Losses(supervise_iou="best", resolution=resolution)(answer(logits, predicted, times=times), truth)
     which = int((actual - best.actual_iou).abs().argmin())
     torch.testing.assert_close(best.iou, off[which][None])
     (gradient,) = torch.autograd.grad(best.iou.sum(), predicted)
@@ -115,7 +153,7 @@ def test_weights_make_the_total():
     torch.testing.assert_close(terms.total, 2 * terms.focal + 3 * terms.dice + 5 * terms.iou)
 
 
-@pytest.mark.parametrize("resolution", ["low", "full"])
+@pytest.mark.parametrize("resolution", [0.5, 1.0])
 def test_an_empty_truth_is_a_loss_like_any_other(resolution):
     logits = torch.stack([torch.full((3, 4, 4), -30.0), torch.full((3, 4, 4), 30.0)]).requires_grad_()
     terms = Losses(resolution=resolution)(
@@ -132,7 +170,7 @@ def test_low_and_full_resolution_agree_on_what_both_can_show():
     flat = torch.tensor([2.0, -1.0])[:, None, None, None].expand(2, 1, 4, 6)
     truth = torch.zeros(2, 16, 24, dtype=torch.bool)
     truth[:, 4:12, 8:20] = True  # whole cells of the low-res grid
-    low, full = (Losses(resolution=r)(answer(flat, times=4), truth) for r in ("low", "full"))
+    low, full = (Losses(resolution=r)(answer(flat, times=4), truth) for r in (0.25, 1.0))
     torch.testing.assert_close(low.focal, full.focal)
     torch.testing.assert_close(low.actual_iou, full.actual_iou)
     # Dice has one pixel of smoothing on either grid, and the frame has sixteen pixels where the low grid has one.
@@ -141,15 +179,22 @@ def test_low_and_full_resolution_agree_on_what_both_can_show():
     torch.testing.assert_close(full.dice, 1 - (2 * both + 1 / 16) / (sum_of_both + 1 / 16))
 
 
-def test_low_resolution_averages_the_truth():
-    truth = torch.zeros(1, 4, 4, dtype=torch.bool)
+def test_a_coarser_grid_has_the_cells_that_are_mostly_inside():
+    truth = torch.zeros(1, 4, 8, dtype=torch.bool)
     truth[0, 0, 0] = truth[0, 0, 2] = truth[0, 0, 3] = truth[0, 1, 3] = True  # a quarter and three quarters of a cell
-    logits = some(1, 1, 2, 2)
-    terms = Losses(resolution="low")(answer(logits, times=2), truth)
-    target = torch.tensor([[[0.25, 0.75], [0.0, 0.0]]])
+    truth[0, :, 4] = truth[0, :, 6] = True  # half of every cell
+    logits = some(1, 1, 2, 4)
+    terms = Losses(resolution=0.5)(answer(logits, times=2), truth)
+    target = torch.tensor([[[False, True, True, False], [False, False, False, True]]])
     torch.testing.assert_close(terms.dice, dice(logits[:, 0], target))
     torch.testing.assert_close(terms.focal, focal(logits[:, 0], target))
-    torch.testing.assert_close(terms.actual_iou, mask_iou(logits[:, 0] > 0, target > 0.5))
+    torch.testing.assert_close(terms.actual_iou, mask_iou(logits[:, 0] > 0, target))
+
+
+@pytest.mark.parametrize("resolution", [0.0, -1.0, 1.5])
+def test_a_resolution_is_a_share_of_the_frame(resolution):
+    with pytest.raises(ValueError, match="resolution: a share of the frame's side"):
+        Losses(resolution=resolution)
 
 
 def test_half_precision_answers_are_compared_in_full():
