@@ -94,6 +94,9 @@ class SamCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Called by Lightning before its launcher."""
+        if self.config[self.config.subcommand].get("ckpt_path"):
+            self.model.weights = None  # the checkpoint has its own, and the file may be gone by now
+        self.model.start()  # here already, so that what is wrong with the weights is said once
         _prepare(self)
 
     def before_validate(self) -> None:
@@ -164,6 +167,9 @@ def newest_checkpoint(folder: Path) -> str | None:
 
 def run(command: str, line: arguments.CommandLine) -> int:
     """Run one of Lightning's subcommands: fit or validate, with its resolved command line."""
+    # What decays towards zero in a long run, such as the momentum of a unit that went silent, must not end among the
+    # denormal numbers: a CPU computes with them a hundred times more slowly.
+    torch.set_flush_denormal(True)
     for where, class_path in line.plugins.items():
         # Inside a list jsonargparse tells the reason of a failed import second and a guess first.
         plugins.load(class_path, where)

@@ -8,9 +8,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from samlit.checkpoints import start_from
 from samlit.contracts import Decoder, Encoder, Prompt, Task
 from samlit.loop import Round, drive
 from samlit.losses import Losses, Terms
@@ -34,6 +36,7 @@ class SamModule(pl.LightningModule):
         loss: Weights and choices of the losses.
         optim: The optimiser and its schedule.
         seed: Of the simulated prompts.
+        weights: A samlit checkpoint that a training starts from, of the same model at any image size.
     """
 
     def __init__(
@@ -47,14 +50,31 @@ class SamModule(pl.LightningModule):
         loss: Losses = Losses(),  # noqa: B008 - frozen
         optim: Optim = Optim(),  # noqa: B008 - frozen
         seed: int = 0,
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.net = Sam(encoder(image_size), prompts, decoder)
         self.task, self.validation, self.image_size = task, list(validation), image_size
-        self.loss, self.optim, self.seed = loss, optim, seed
+        self.loss, self.optim, self.seed, self.weights = loss, optim, seed, weights
         self.metrics = nn.ModuleList(task.metric() or nn.Identity() for task in self.validation)
         self.scores: dict[str, float] = {}
+        self._started = False
+
+    def start(self) -> None:
+        """Load the weights that a training starts from, once.
+
+        Raises:
+            UsageError: They are not there, damaged, or of another model.
+        """
+        if self.weights and not self._started:
+            start_from(self.net, self.weights)
+        self._started = True
+
+    def setup(self, stage: str) -> None:
+        """Start a training; where one goes on, Lightning loads the checkpoint's weights after this."""
+        if stage == "fit":
+            self.start()
 
     def run(
         self,
@@ -144,6 +164,7 @@ class SamModule(pl.LightningModule):
         return batch.to(device, non_blocking=True)
 
     def configure_optimizers(self) -> Any:
-        """AdamW and its schedule, a step at a time."""
-        optimizer, schedule = self.optim.build(self.net, int(self.trainer.estimated_stepping_batches))
+        """The optimiser and its schedule, a step at a time."""
+        shared = isinstance(self.trainer.strategy, DDPStrategy)
+        optimizer, schedule = self.optim.build(self.net, int(self.trainer.estimated_stepping_batches), shared)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

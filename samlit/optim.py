@@ -78,12 +78,14 @@ class Optim:
             return float(0.1 ** sum(step >= share * steps for share in self.milestones))
         return 1.0
 
-    def build(self, model: Sam, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-        """The optimiser and its schedule over so many steps."""
+    def build(
+        self, model: Sam, steps: int, shared: bool = False
+    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        """The optimiser and its schedule over so many steps; `shared` where every rank holds all weights (DDP)."""
         groups = self.groups(model)
         optimizer: torch.optim.Optimizer
         if self.algorithm == "muon":
-            optimizer = Muon(groups, self.lr, self.betas)
+            optimizer = Muon(groups, self.lr, self.betas, shared=shared)
         else:
             optimizer = torch.optim.AdamW([{k: g[k] for k in g if k != "muon"} for g in groups], self.lr, self.betas)
         return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.factor(step, steps))

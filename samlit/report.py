@@ -36,8 +36,8 @@ NEXT = (
     ("segment an image with it", "samlit segment {image} --weights {checkpoint} --point {point} --out out.png"),
     ("validate it again", "samlit validate --recipe {recipe} --ckpt_path {checkpoint}"),
     (
-        "train on your own masks",
-        "samlit fit --recipe tiny --data.source coco --data.source.annotations train.json "
+        "go on with your own masks",
+        "samlit fit --recipe tiny --model.weights {checkpoint} --data.source coco --data.source.annotations train.json "
         "--data.validation coco --data.validation.annotations val.json",
     ),
 )

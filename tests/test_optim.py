@@ -5,10 +5,11 @@ import functools
 
 import pytest
 import torch
+from torch import distributed as dist
 from torch import nn
 
 from samlit.model import Sam
-from samlit.muon import Muon, orthogonal
+from samlit.muon import Muon, _deal, orthogonal
 from samlit.optim import Optim
 from samlit_decoders.mask import Mask
 from samlit_encoders.vit import Vit
@@ -218,7 +219,7 @@ def test_groups_without_muon_are_torchs_adamw_to_the_bit():
         ]
 
     one = Muon([*groups(ours), {"params": [matrix], "muon": True, "weight_decay": 0.0}], 1e-3, (0.8, 0.99))
-    other = torch.optim.AdamW(groups(theirs), 1e-3, (0.8, 0.99))
+    other = torch.optim.AdamW(groups(theirs), 1e-3, (0.8, 0.99), fused=True)
     for seed in range(4):
         with_gradients([*ours, matrix], seed)
         with_gradients(theirs, seed)
@@ -265,3 +266,42 @@ def test_weights_without_a_gradient_stay():
     assert loss == 4
     assert torch.equal(still, before)
     assert still.grad is None
+
+
+def share_steps(rank, ranks, folder):
+    """One rank of the test below: the same gradients everywhere, the work shared, and the result written down."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=ranks)
+    shapes = [(6, 4), (4, 6), (6, 4), (3, 3), (8, 2, 3, 3)]
+    torch.manual_seed(0)
+    parameters = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    optimizer = Muon([{"params": parameters, "muon": True, "weight_decay": 0.1}], lr=0.02, shared=True)
+    for seed in range(3):
+        with_gradients(parameters[1:] if seed == 0 else parameters, seed)
+        optimizer.step()
+    torch.save([p.detach() for p in parameters], f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_share_the_work_and_end_with_the_same_weights(ranks, tmp_path):
+    torch.multiprocessing.spawn(share_steps, (ranks, str(tmp_path)), ranks)
+    torch.manual_seed(0)
+    parameters = [nn.Parameter(torch.randn(shape)) for shape in [(6, 4), (4, 6), (6, 4), (3, 3), (8, 2, 3, 3)]]
+    alone = Muon([{"params": parameters, "muon": True, "weight_decay": 0.1}], lr=0.02)
+    for seed in range(3):
+        with_gradients(parameters[1:] if seed == 0 else parameters, seed)
+        alone.step()
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(ranks)]
+    for i, parameter in enumerate(parameters):
+        assert all(torch.equal(found[0][i], other[i]) for other in found)
+        torch.testing.assert_close(found[0][i], parameter.detach(), atol=1e-6, rtol=1e-5)
+
+
+def test_work_is_dealt_evenly_and_all_of_it():
+    costs = [1, 9, 4, 4, 2, 7, 3]
+    whose = _deal(costs, 3)
+    loads = [sum(c for c, owner in zip(costs, whose, strict=True) if owner == r) for r in range(3)]
+    assert sum(loads) == sum(costs)
+    assert max(loads) <= 11
+    assert _deal([5, 5], 1) == [0, 0]
+    assert sorted(_deal([1], 4)) == [0]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ __all__ = ["Vit", "vit_b", "vit_h", "vit_l"]
 
 class Vit(Encoder):
     """Plain ViT of any size, window and global blocks, relative positions.
+
+    Weights of another `image_size` load: absolute and relative positions are interpolated.
 
     Args:
         image_size: Side of the square frame in pixels.
@@ -85,6 +87,7 @@ class Vit(Encoder):
             if isinstance(module, nn.Linear):  # as ViTDet; what SAM did is not published (SAM_SPEC 1.6)
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
+        self.register_load_state_dict_pre_hook(_fit_positions)  # type: ignore[no-untyped-call]
 
     def forward(self, image: Tensor) -> Embedding:
         """Encode normalised images: (B, 3, H, W) float -> (B, C, h, w)."""
@@ -115,6 +118,20 @@ def _waves(grid: int, dim: int) -> Tensor:
     return F.pad(torch.cat([across, down], 2), (0, dim - 2 * (dim // 2)))[None]
 
 
+def _fit_positions(vit: Vit, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    """Bring positions that were learned on another grid to this one's, before they are loaded."""
+    key, (_, h, w, _) = f"{prefix}pos_embed", vit.pos_embed.shape
+    if key in state and state[key].ndim == 4 and state[key].shape[1:3] != (h, w):
+        maps = state[key].float().permute(0, 3, 1, 2)
+        maps = F.interpolate(maps, (h, w), mode="bicubic", align_corners=False)
+        state[key] = maps.permute(0, 2, 3, 1).to(state[key].dtype)
+    for name, parameter in vit.named_parameters():
+        key = prefix + name
+        if name.endswith(("rel_pos_h", "rel_pos_w")) and key in state and len(state[key]) != len(parameter):
+            table = state[key].float().t()[None]  # (1, d, distances), as SAM itself does for a grid that is not its own
+            state[key] = F.interpolate(table, len(parameter), mode="linear")[0].t().to(state[key].dtype)
+
+
 class _Patches(nn.Module):
     """(B, 3, H, W) to (B, h, w, dim), one linear map a patch."""
 
@@ -135,15 +152,17 @@ class _Convolutions(nn.Module):
         steps = patch.bit_length() - 1
         if patch != 2**steps or steps < 3:
             raise ValueError(f"the conv stem halves the map at each step: patch must be 8, 16 or 32, not {patch}")
-        widths = [3, *(max(dim >> (steps - 1 - i), min(32, dim)) for i in range(steps))]
-        self.halve = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), LayerNorm2d(b), nn.GELU()) for a, b in pairwise(widths)
-        )
+        # The largest map is narrow and has no norm: it would cost more than all others together.
+        first = nn.Sequential(nn.Conv2d(3, min(32, dim), 3, 2, 1), nn.GELU())
+        widths = [min(32, dim), *(max(dim >> (steps - 1 - i), min(64, dim)) for i in range(1, steps))]
+        self.halve = nn.ModuleList([first])
+        for a, b in pairwise(widths):
+            self.halve.append(nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), LayerNorm2d(b), nn.GELU()))
         self.proj = nn.Conv2d(dim, dim, 1)
         self.detail_widths = widths[-3], widths[-2]  # of the maps with four and two rows a cell
 
     def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        maps = [image]
+        maps = [image.contiguous(memory_format=torch.channels_last)]  # as the norms and the blocks want it
         for halve in self.halve:
             maps.append(halve(maps[-1]))
         x: Tensor = self.proj(maps[-1])
