@@ -1,6 +1,7 @@
 """How hard the procedural scenes are for methods that learn nothing, and a picture of them.
 
 python benchmarks/scenes.py --scenes 50 --picture docs/pictures/shapes.png
+python benchmarks/scenes.py --scenes 50 --style clear --min-area 300 --picture docs/pictures/shapes_clear.png
 """
 
 from __future__ import annotations
@@ -100,10 +101,13 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=50, help="held-out scenes to measure on")
     parser.add_argument("--size", type=int, default=128, help="long side in pixels")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--style", choices=("rich", "clear"), default="rich")
+    parser.add_argument("--min-area", type=int, default=32, help="visible pixels of a mask at least")
     parser.add_argument("--picture", type=Path, help="also draw 12 scenes to this PNG")
     given = parser.parse_args()
     cv2.setNumThreads(1)
-    scenes = [_scenes.render(given.seed, 1, index, given.size) for index in range(max(given.scenes, 12))]
+    count = max(given.scenes, 12)
+    scenes = [_scenes.render(given.seed, 1, index, given.size, given.min_area, given.style) for index in range(count)]
     if given.picture:
         given.picture.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture(scenes[:12])).save(given.picture, optimize=True)

@@ -89,6 +89,13 @@ def test_token_counts_and_the_rule_of_three_masks(kind):
     assert bool(answer.allowed[0, answer.best()[0]])
 
 
+def test_a_box_that_is_not_ambiguous_counts_as_its_corners():
+    net = model(prompts=(Points, functools.partial(Boxes, ambiguous=False), Masks))
+    answer = net(*pictures(1), rows(*(row for row, _, _ in KINDS.values())))
+    expected = [1 if "boxes" in row else masks for row, _, masks in KINDS.values()]
+    assert answer.allowed.sum(1).tolist() == expected
+
+
 def test_padded_values_are_no_tokens():
     net = model()
     prompts = rows(*(row for row, _, _ in KINDS.values()))

@@ -47,7 +47,7 @@ class Noisy:
         self.generator, self.asked, self.said = torch.Generator().manual_seed(seed), [], []
 
     def __call__(self, prompts):
-        rows, masks = len(prompts), 3 if prompts.multimask else 1
+        rows, masks = len(prompts), 1 if prompts.multimask is False else 3
         logits = 4 * F.interpolate(torch.randn(rows, masks, 3, 3, generator=self.generator), (SIDE // 2, SIDE // 2))
         iou = torch.rand(rows, masks, generator=self.generator)
         given = dict(prompts.given)
@@ -65,7 +65,7 @@ class Oracle(Noisy):
 
     def __call__(self, prompts):
         target = torch.arange(len(prompts)) if prompts.target is None else prompts.target
-        logits = (self.masks[target].float() * 20 - 10)[:, None].expand(-1, 3 if prompts.multimask else 1, -1, -1)
+        logits = (self.masks[target].float() * 20 - 10)[:, None].expand(-1, 1 if prompts.multimask is False else 3, -1, -1)
         self.asked.append(prompts)
         self.said.append(
             Prediction(
@@ -86,7 +86,7 @@ def has_new_points(asked):
 def test_eleven_passes_and_three_masks_only_in_the_first():
     view, model = scene(some_masks(6)), Noisy()
     result = drive(Interactive(), view, model)
-    assert [a.multimask for a in model.asked] == [True] + [False] * 10
+    assert [a.multimask for a in model.asked] == [None] + [False] * 10  # None: three for the one prompt that it is
     assert result["iou"].shape == (11, 6)
     assert all(torch.equal(a.image_index, view.image_index) for a in model.asked)
     assert all(a.target is None for a in model.asked)
@@ -153,7 +153,7 @@ def test_the_most_confident_mask_goes_on_and_not_the_best():
     class Liar(Oracle):
         def __call__(self, prompts):
             said = super().__call__(prompts)
-            if prompts.multimask:
+            if prompts.multimask is not False:
                 said.logits = torch.stack([said.logits[:, 0], -said.logits[:, 0], -said.logits[:, 0]], 1)
                 said.iou = torch.tensor([[0.1, 0.2, 0.9]]).expand(3, -1)
             return said
@@ -209,7 +209,7 @@ def test_gradients_pass_the_fed_back_logits_only_if_asked(detach, flows):
 
     def answer(prompts):
         asked.append(dict(prompts.given))
-        logits = torch.zeros(len(prompts), 3 if prompts.multimask else 1, 8, 8, requires_grad=True) * 1.0
+        logits = torch.zeros(len(prompts), 1 if prompts.multimask is False else 3, 8, 8, requires_grad=True) * 1.0
         return Prediction(logits, torch.zeros(logits.shape[:2]), torch.ones(logits.shape[:2]).bool(), (SIDE, SIDE))
 
     result = drive(Interactive(corrections=1, detach=detach), scene(some_masks(2)), answer)
@@ -391,6 +391,21 @@ def test_boxes_of_a_perfect_model_are_one_and_of_an_unsure_one_not():
     assert (noisy["box"] < noisy["box_best"]).any()
 
 
+def test_a_box_is_judged_by_the_masks_that_answer_it_only():
+    class Sure(Oracle):
+        """The truth in the masks that are no answer, the frame's other half in the one that is."""
+
+        def __call__(self, prompts):
+            right = super().__call__(prompts)
+            logits = torch.cat([-right.logits[:, :1], right.logits[:, :1].expand(-1, 3, -1, -1)], 1)
+            allowed = torch.tensor([True, False, False, False]).expand(len(logits), 4)
+            return Prediction(logits, torch.tensor([0.0, 1.0, 1.0, 1.0]).expand(len(logits), 4), allowed, right.frame)
+
+    masks = some_masks(5)
+    result = drive(BoxTask(), scene(masks, training=False), Sure(masks))
+    assert {name: value.tolist() for name, value in result.items()} == {"box": [0.0] * 5, "box_best": [0.0] * 5}
+
+
 # The loop, and training without a mask.
 
 
@@ -453,10 +468,18 @@ def test_an_error_of_the_model_is_not_the_end_of_the_task():
         drive(Interactive(), scene(some_masks(2)), broken)
 
 
-def test_a_share_of_the_steps_ends_after_the_first_answer():
+def test_a_training_step_may_end_after_any_answer():
     one = some_masks(1)
-    task = Interactive(first_only=0.75)
-    plans = [task._plan(scene(one, seed)) for seed in range(400)]
-    assert 260 < sum(not plan for plan in plans) < 340
-    assert all(len(plan) in (0, 10) for plan in plans)
-    assert len(task._plan(scene(one, training=False))) == 10, "an answer that is not learned from is always corrected"
+    task = Interactive(stop=0.5)
+    lengths = torch.tensor([len(task._plan(scene(one, seed))) for seed in range(800)]).bincount(minlength=11)
+    assert len(lengths) == 11
+    for length in range(4):  # 400, 200, 100, 50 expected; six deviations
+        share = 0.5 ** (length + 1)
+        assert abs(float(lengths[length]) - 800 * share) < 6 * (800 * share * (1 - share)) ** 0.5
+    plans = [task._plan(scene(one, seed, training=False)) for seed in range(9)]
+    assert {len(plan) for plan in plans} == {10}, "an answer that is not learned from is always corrected"
+    assert {len(Interactive()._plan(scene(one, seed))) for seed in range(9)} == {10}
+    assert {len(Interactive(stop=1.0)._plan(scene(one, seed))) for seed in range(9)} == {0}
+    for stop in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="stop: a chance from 0 to 1"):
+            Interactive(stop=stop)

@@ -56,11 +56,14 @@ class Canvas:
         noise: For noise.
         height: Of the picture.
         width: Of the picture.
+        comic: Whether things stand out by thick rims rather than by their colours.
     """
 
-    def __init__(self, chance: Random, noise: np.random.Generator, height: int, width: int) -> None:
+    def __init__(
+        self, chance: Random, noise: np.random.Generator, height: int, width: int, comic: bool = False
+    ) -> None:
         self.chance, self.noise = chance, noise
-        self.height, self.width = height, width
+        self.height, self.width, self.comic = height, width, comic
         self.unit = max(height, width) / 128  # patterns and lines grow with the picture
         shape = height * OVERSAMPLING, width * OVERSAMPLING
         self.shade: Bytes = np.full(shape, 128, np.uint8)
@@ -147,8 +150,8 @@ class Canvas:
         """
         r = self.chance
         ranked = sorted((_patterns.distance(COLORS[name], beneath), name) for name in LOOKS[look])
-        clear = [name for gap, name in ranked if gap > 62] or [ranked[-1][1]]
-        name = r.choice(clear[:3] if r.random() < 0.6 else clear)
+        clear = [name for gap, name in ranked if gap > (52 if self.comic else 62)] or [ranked[-1][1]]
+        name = r.choice(clear[:3] if r.random() < (0.7 if self.comic else 0.6) else clear)
         color = _patterns.jitter(r, COLORS[name], 14)
         pattern = r.choice(PATTERNS) if extent >= 9 and r.random() < (0.4 if extent >= 20 else 0.35) else ""
         other = _patterns.mix(color, COLORS[r.choice(LOOKS["any"])], r.uniform(0.55, 0.95))
@@ -170,10 +173,15 @@ class Canvas:
             colors = _patterns.paint(tile, material.color, middle, material.other)
         else:
             colors = self._worn(material, height, width)
-        if material.outlined and len(outlines) == 1:
+        if material.outlined:
             rim = _patterns.mix(material.color, (20, 18, 22), 0.65)
-            points = np.rint((outlines[0] - (columns.start, rows.start)) * 8).astype(np.int32)
-            cv2.polylines(colors, [points], True, rim, max(2, round(2.4 * self.unit)), shift=3)
+            thick = max(2, round((4.8 if self.comic else 2.4) * self.unit))  # the outer half falls outside the part
+            if len(outlines) == 1:
+                points = np.rint((outlines[0] - (columns.start, rows.start)) * 8).astype(np.int32)
+                cv2.polylines(colors, [points], True, rim, thick, shift=3)
+            else:  # they overlap: the rim of what they are together
+                border, _ = cv2.findContours(stencil, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+                cv2.drawContours(colors, border, -1, rim, thick)
         cv2.copyTo(colors, stencil, self.color[rows, columns])
         cv2.copyTo(self._shaded(height, width, ball), stencil, self.shade[rows, columns])
         np.copyto(self.label[rows, columns], number, where=stencil.view(np.bool_))
@@ -245,7 +253,7 @@ class Canvas:
         glow = self.noise.uniform(0.8, 1.14, (3, 3, 1)).astype(np.float32) * np.array(cast, np.float32)
         image *= cv2.resize(glow, size, interpolation=cv2.INTER_LINEAR)
         image = cv2.GaussianBlur(image, (0, 0), r.uniform(0.35, 0.65) * self.unit)
-        image += r.uniform(2.5, 8.0) * self._grain()
+        image += (r.uniform(2, 5) if self.comic else r.uniform(2.5, 8.0)) * self._grain()
         return np.asarray(np.clip(image, 0, 255), np.uint8)
 
     def _grain(self) -> npt.NDArray[np.float32]:

@@ -10,7 +10,7 @@ from random import Random
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["COMPOSITES", "SMALL", "Part"]
+__all__ = ["COMPOSITES", "SMALL", "STURDY", "Part"]
 
 Polygon = npt.NDArray[np.float64]
 
@@ -143,7 +143,8 @@ def _house(r: Random) -> Part:
         window.parts = [
             Part("pane", [_rect(window_x - w + 0.08, y - 0.18, window_x + w - 0.08, y + 0.18)], look="glass")
         ]
-    parts = [wall, roof, door, window]
+    wall.parts = [door, window]
+    parts = [wall, roof]
     if r.random() < 0.6:
         x = r.choice((-1, 1)) * r.uniform(0.4, 0.55)
         parts.insert(0, Part("chimney", [_rect(x - 0.12, -0.9, x + 0.12, eaves)], look="tiles"))
@@ -390,6 +391,9 @@ COMPOSITES: Sequence[Callable[[Random], Part]] = (
     _cat,
 )
 """Things of three levels: whole, part, part of a part."""
+
+STURDY: Sequence[Callable[[Random], Part]] = (_cart, _house, _robot, _car, _rocket, _cat)
+"""Those of them without stalks, masts and twigs."""
 
 
 def _simple(noun: str, outline: Iterable[Polygon], shaded: bool = False) -> Part:

@@ -12,13 +12,13 @@ import numpy.typing as npt
 
 from samlit import rle, shards
 from samlit_sources._canvas import OVERSAMPLING, Canvas, Material
-from samlit_sources._families import COMPOSITES, SMALL, Part
+from samlit_sources._families import COMPOSITES, SMALL, STURDY, Part
 from samlit_sources._patterns import Color
 from samlit_sources._phrases import Seen, name
 
 __all__ = ["VERSION", "Drawing", "Lot", "draw", "render", "use_one_thread"]
 
-VERSION = 4
+VERSION = 11
 """Counts up whenever the same numbers would draw another scene."""
 
 MIN_VISIBLE = 0.4
@@ -109,13 +109,13 @@ def render(seed: int, split: int, index: int, size: int, min_area: int = 32, sty
         index: Number of the scene, from 0.
         size: Long side in pixels, a multiple of 8.
         min_area: Visible pixels of a mask at least, in a picture of 128; in others as much of the picture.
-        style: "rich", or "clear": fewer and larger things, every part with a dark rim.
+        style: "rich", or "clear": fewer and larger things, of fewer kinds, every part with a dark rim.
     """
     state = np.random.SeedSequence([seed, split, index]).generate_state(3, np.uint64).tolist()
     chance, noise = Random(state[0]), np.random.Generator(np.random.SFC64(state[1:]))
     short = chance.choice((8, 8, 7, 6)) * size // 8
     height, width = (size, short) if chance.random() < 0.5 else (short, size)
-    canvas = Canvas(chance, noise, height, width)
+    canvas = Canvas(chance, noise, height, width, comic=style == "clear")
     things = _things(chance, canvas, style == "clear")
     image = canvas.develop()
     for thing in things:
@@ -134,7 +134,7 @@ def _things(r: Random, canvas: Canvas, clear: bool) -> list[_Node]:
         shares = [r.uniform(0.62, 0.85)] + [r.uniform(0.35, 0.5) for _ in range(r.choice((0, 0, 1)))]
     else:
         shares = [r.uniform(0.5, 0.72)] + [r.uniform(0.25, 0.42) for _ in range(r.choice((0, 0, 1, 1, 1, 2)))]
-    kinds = r.sample(COMPOSITES, len(shares))
+    kinds = r.sample(STURDY if clear else COMPOSITES, len(shares))
     if r.random() < 0.2:
         kinds[-1] = kinds[0]
     plans = [(share + r.uniform(0, 0.15), kind(r), share * long / 2) for kind, share in zip(kinds, shares, strict=True)]
@@ -142,7 +142,7 @@ def _things(r: Random, canvas: Canvas, clear: bool) -> list[_Node]:
     for _ in range(r.randrange(2, 5)):
         small = small if r.random() < 0.4 else r.choice(SMALL)
         depth = 0.6 if r.random() < 0.2 else r.uniform(0, 0.4)
-        plans.append((depth, small(r), (r.uniform(0.06, 0.11) if clear else r.uniform(0.045, 0.1)) * long))
+        plans.append((depth, small(r), (r.uniform(0.09, 0.15) if clear else r.uniform(0.045, 0.1)) * long))
     outlined = r.random() < 0.4 or clear
     taken: list[tuple[float, float, float]] = []
     placed = [(depth, part, *_place(r, canvas, reach, taken), reach) for depth, part, reach in plans]

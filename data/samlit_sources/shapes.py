@@ -41,7 +41,8 @@ class Shapes(Source):
         size: The long side in pixels; the short one is 6 to 8 eighths of it.
         seed: Another seed, other scenes.
         min_area: Visible pixels of a mask at least, in a picture of 128; in others as much of the picture.
-        style: "rich" scenes are crowded; "clear" ones have fewer and larger things, every part with a dark rim.
+        style: "rich" scenes are crowded; "clear" ones have fewer and larger things, of fewer kinds, every
+            part with a dark rim.
         root: The folder for the shards; by default one in the cache, named after all of this.
     """
 

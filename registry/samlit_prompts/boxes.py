@@ -25,15 +25,19 @@ class Boxes(Prompt):
         noise: Standard deviation of a simulated coordinate, as a share of the box's side (paper appendix A).
         max_noise: Most that a simulated coordinate moves, in pixels of a frame of 1024; it scales with the frame.
             The paper does not say whether its 20 pixels bound the deviation or the move: here, the move.
+        ambiguous: Whether a box alone is answered with three masks, as in the paper. Without, it counts as its two
+            corners and is answered with one mask, as in SAM 2.
     """
 
     name: ClassVar[str] = "boxes"
     option: ClassVar[str] = "box"
     padding: ClassVar[Literal["needs", "replaces", "ignores"]] = "replaces"
 
-    def __init__(self, channels: int = 256, noise: float = 0.1, max_noise: float = 20.0) -> None:
+    def __init__(
+        self, channels: int = 256, noise: float = 0.1, max_noise: float = 20.0, ambiguous: bool = True
+    ) -> None:
         super().__init__()
-        self.noise, self.max_noise = noise, max_noise
+        self.noise, self.max_noise, self.ambiguous = noise, max_noise, ambiguous
         self.top_left = nn.Embedding(1, channels)
         self.bottom_right = nn.Embedding(1, channels)
 
@@ -58,6 +62,11 @@ class Boxes(Prompt):
             box = torch.cat([torch.minimum(box[:, :2], box[:, 2:]), torch.maximum(box[:, :2], box[:, 2:])], 1)
             box = box.clamp_min(0).minimum(box.new_tensor([w - 1, h - 1, w - 1, h - 1]))
         return Ragged(box[:, None], rows.any(1)[:, None])
+
+    def count(self, given: Ragged) -> Tensor:
+        """One prompt a box, or its two corners."""
+        boxes = given.valid.sum(1)
+        return boxes if self.ambiguous else 2 * boxes
 
     def parse(self, text: str) -> Tensor:
         """`X0,Y0,X1,Y1`: two opposite corners."""

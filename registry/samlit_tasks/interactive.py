@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from itertools import takewhile
 
 import torch
 
@@ -22,9 +23,9 @@ class Interactive(Task):
         corrections: Passes that each get one more prompt, simulated from the last answer's error.
         correct_with: Prompt type of the corrections.
         mask_only: Whether there are two more passes without a new prompt, one after a random correction and one last.
-        first_only: Share of the training steps that end after the first answer, drawn at random. They cost a fraction
-            of a full one, and a model that cannot yet answer has nothing to correct: a short run learns most in them.
-            The paper has none.
+        stop: Chance that a training step ends after an answer, drawn anew after each but the last. The first passes
+            teach most for their time, and a model that cannot yet answer has nothing to correct: a short run learns
+            most in short chains. The paper has none.
         detach: Whether gradients stop at the logits that are fed back. The paper does not say; SAM 2 lets them pass.
     """
 
@@ -34,14 +35,16 @@ class Interactive(Task):
         corrections: int = 8,
         correct_with: str = "points",
         mask_only: bool = True,
-        first_only: float = 0.0,
+        stop: float = 0.0,
         detach: bool = True,
     ) -> None:
         self.first = first or {"points": 0.5, "boxes": 0.5}
         if min(self.first.values()) < 0 or sum(self.first.values()) <= 0:
             raise ValueError(f"first: shares of prompt types must be positive, not {self.first}")
+        if not 0 <= stop <= 1:
+            raise ValueError(f"stop: a chance from 0 to 1, not {stop:g}")
         self.corrections, self.correct_with = corrections, correct_with
-        self.mask_only, self.first_only, self.detach = mask_only, first_only, detach
+        self.mask_only, self.stop, self.detach = mask_only, stop, detach
 
     def rounds(self, scene: Scene) -> Generator[PromptSet, Prediction, Result]:
         """Yield the passes' prompts for all K masks at once; the result is "iou", (passes, K)."""
@@ -49,7 +52,7 @@ class Interactive(Task):
         if not len(truth):
             return {}
         given = self._first(scene)
-        prediction = yield PromptSet(scene.image_index, dict(given), multimask=True)
+        prediction = yield PromptSet(scene.image_index, dict(given))
         for corrects in self._plan(scene):
             logits = prediction.pick(prediction.best())
             logits = logits.detach() if self.detach else logits
@@ -74,15 +77,15 @@ class Interactive(Task):
         return given
 
     def _plan(self, scene: Scene) -> list[bool]:
-        """For each pass after the first, whether it gets a new prompt; none in the steps that ask one thing only.
+        """For each pass after the first, whether it gets a new prompt.
 
         The paper puts one of the two mask-only passes at a random place among the corrections: here, uniformly into
         one of the gaps between them (SAM_SPEC 7.8).
         """
-        if scene.training and scene.chance.random() < self.first_only:
-            return []
         plan = [True] * self.corrections
         if self.mask_only:
             plan.insert(scene.chance.randint(1, max(self.corrections - 1, 1)) if plan else 0, False)
             plan.append(False)
+        if scene.training and self.stop:
+            plan = list(takewhile(lambda _: scene.chance.random() >= self.stop, plan))
         return plan
