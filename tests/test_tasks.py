@@ -65,7 +65,8 @@ class Oracle(Noisy):
 
     def __call__(self, prompts):
         target = torch.arange(len(prompts)) if prompts.target is None else prompts.target
-        logits = (self.masks[target].float() * 20 - 10)[:, None].expand(-1, 1 if prompts.multimask is False else 3, -1, -1)
+        outputs = 1 if prompts.multimask is False else 3
+        logits = (self.masks[target].float() * 20 - 10)[:, None].expand(-1, outputs, -1, -1)
         self.asked.append(prompts)
         self.said.append(
             Prediction(
