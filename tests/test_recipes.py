@@ -51,3 +51,15 @@ def test_a_recipe_is_a_page_with_a_header(name: str) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_picks_by_name(name: str) -> None:
     assert "class_path: samlit" not in recipe.path(name).read_text(), "registered names, not class paths"
+
+
+def test_another_source_takes_over_nothing_of_the_recipes_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """An argument of the same name (the scenes' smallest mask, say) would drop a person's masks in silence."""
+    words = ["--data.source", "coco", "--data.source.annotations", "a.json"]
+    assert main(["fit", "--recipe", "tiny", *words, "--print_config"]) == 0, capsys.readouterr().err
+    source = yaml.safe_load(capsys.readouterr().out)["data"]["source"]
+    assert source["class_path"] == "samlit_sources.coco.Coco"
+    given = source["init_args"]
+    assert {k: v for k, v in given.items() if k != "annotations"} == {
+        "images": None, "crowd": False, "empty": True, "min_area": 1, "tile": 0
+    }  # fmt: skip

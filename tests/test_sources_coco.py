@@ -466,3 +466,53 @@ def _official(drawn, height, width):
 
 def _phrases(source, index):
     return [entry.phrase for entry in source._opened().record(index).annotations]
+
+
+# Tiles.
+
+
+@pytest.mark.parametrize(("length", "side", "starts"), [(40, 16, [0, 12, 24]), (32, 16, [0, 16]), (9, 16, [0])])
+def test_tiles_cover_a_length_evenly(length, side, starts):
+    assert coco._starts(length, side) == starts
+
+
+def test_a_tile_is_its_part_of_the_image_and_every_mask_is_in_one(tmp_path):
+    squares = [[x, y, x + 6, y, x + 6, y + 4, x, y + 4] for x, y in ((1, 1), (13, 3), (33, 25), (10, 20))]
+    document = drawing(
+        annotations=[drawing()["annotations"][0] | {"id": i, "segmentation": [s]} for i, s in enumerate(squares)]
+    )
+    file = write(tmp_path, document, pixels=picture())
+    whole, tiles = Coco(file)[0], Coco(file, tile=16)
+    assert len(tiles) == 6  # 30 x 40 in two rows, at 0 and 14, of three, at 0, 12 and 24
+    found = np.zeros((len(squares), *SIZE), bool)
+    seen = 0
+    for tile in (tiles[i] for i in range(len(tiles))):
+        x, y = map(int, tile.key.split(" at ")[1].split(","))
+        assert np.array_equal(tile.image, picture()[y : y + 16, x : x + 16])
+        assert len(tile.phrases) == len(tile.masks)
+        for mask in tile.masks:
+            here = np.zeros(SIZE, bool)
+            here[y : y + 16, x : x + 16] = rle.decode(mask)
+            (which,) = (i for i, m in enumerate(whole.masks) if (rle.decode(m) & here).any())
+            assert not (here & ~rle.decode(whole.masks[which])).any()
+            found[which] |= here
+            seen += 1
+    assert seen == len(squares)
+    assert [int(mask.sum()) for mask in found] == [24] * 4  # none of these is cut
+    assert len(Coco(file, tile=16, empty=False)) == 4
+    with pytest.raises(IndexError, match="no sample 6, there are 6"):
+        tiles[6]
+    assert Coco(file, tile=64)[0].image.shape == (*SIZE, 3)
+
+
+def test_a_mask_ends_where_its_tile_does(tmp_path):
+    document = annotation(segmentation=[[2.0, 2.0, 38.0, 2.0, 38.0, 6.0, 2.0, 6.0]])
+    tiles = Coco(write(tmp_path, document, pixels=picture()), tile=16, empty=False)
+    (sample,) = (tiles[i] for i in range(len(tiles)))
+    assert rle.area(sample.masks[0]) == 16 * 4
+    assert len(Coco(tiles.annotations, tile=16, min_area=65)[1].masks) == 0
+
+
+def test_a_tile_has_a_side():
+    with pytest.raises(ValueError, match="tile: a side in pixels"):
+        Coco("a.json", tile=-1)

@@ -47,6 +47,15 @@ class _Record(NamedTuple):
     annotations: list[_Annotation]
 
 
+class _Tile(NamedTuple):
+    """A square of an image: the image's number, the square's place in it, and the numbers of its annotations."""
+
+    image: int
+    rows: slice
+    columns: slice
+    masks: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class _Index:
     """A parsed file: one pickle an image, end to end.
@@ -85,6 +94,9 @@ class Coco(Source):
         crowd: Whether regions marked as crowds (`iscrowd`) are masks too.
         empty: Whether images without a mask are samples too.
         min_area: Masks of fewer pixels are left out.
+        tile: Cut images into squares of this side, in pixels, each of which is a sample; for things that are small in
+            large images. Tiles cover the image and overlap where the side does not divide it. A mask belongs to the
+            one tile whose middle is nearest to its own, and ends where that tile does. 0 leaves images whole.
     """
 
     def __init__(
@@ -94,10 +106,14 @@ class Coco(Source):
         crowd: bool = False,
         empty: bool = True,
         min_area: int = 1,
+        tile: int = 0,
     ) -> None:
+        if tile < 0:
+            raise ValueError(f"tile: a side in pixels, or 0 for whole images, not {tile}")
         self.annotations, self.images = annotations, images
-        self.crowd, self.empty, self.min_area = crowd, empty, max(min_area, 1)
+        self.crowd, self.empty, self.min_area, self.tile = crowd, empty, max(min_area, 1), tile
         self._index: _Index | None = None
+        self._tiles: list[_Tile] = []
 
     def prepare(self, progress: Callable[[int, int, str], None] = lambda done, total, what: None) -> None:
         """Read the JSON and check all that can be checked without opening images or decoding masks.
@@ -111,39 +127,74 @@ class Coco(Source):
             progress(0, 1, what)
             self._index = self._read()
             progress(1, 1, what)
+            if self.tile:
+                self._tiles = self._cut(self._index, progress)
 
     def __len__(self) -> int:
-        """How many images there are."""
-        return len(self._opened().ends)
+        """How many images there are, or tiles."""
+        images = len(self._opened().ends)
+        return len(self._tiles) if self.tile else images
 
     def __getitem__(self, index: int) -> Sample:
-        """Image number `index` in the file's order, and its masks.
+        """Image number `index` in the file's order, or tile, and its masks.
 
         Raises:
             ValueError: The image or a mask is damaged; one line that names it and says how.
             IndexError: There is no such number.
         """
-        opened = self._opened()
-        if not 0 <= index < len(opened.ends):
-            raise IndexError(f"{self.annotations}: no sample {index}, there are {len(opened.ends)}")
-        record = opened.record(index)
+        count = len(self)
+        if not 0 <= index < count:
+            raise IndexError(f"{self.annotations}: no sample {index}, there are {count}")
+        tile = self._tiles[index] if self.tile else None
+        record = self._opened().record(tile.image if tile else index)
+        image = read(record.path, record.size)
+        if tile:
+            image = np.ascontiguousarray(image[tile.rows, tile.columns])
         masks, phrases = [], []
-        for annotation in record.annotations:
-            try:
-                mask = _mask(annotation.segmentation, record.size)
-                large = rle.area(mask) >= self.min_area
-            except ValueError as error:
-                raise ValueError(f"{self.annotations}: annotation {annotation.id} ({record.key}): {error}") from None
-            if large:
+        for number in tile.masks if tile else range(len(record.annotations)):
+            mask = self._mask(record, number)
+            if tile:
+                mask = rle.encode(rle.decode(mask)[tile.rows, tile.columns])
+            if rle.area(mask) >= self.min_area:
                 masks.append(mask)
-                phrases.append(annotation.phrase)
+                phrases.append(record.annotations[number].phrase)
         named = tuple(phrase for phrase in phrases if phrase is not None)
         return Sample(
-            key=record.key,
-            image=read(record.path, record.size),
+            key=f"{record.key} at {tile.columns.start},{tile.rows.start}" if tile else record.key,
+            image=image,
             masks=tuple(masks),
             phrases=named if len(named) == len(masks) else (),
         )
+
+    def _mask(self, record: _Record, number: int) -> Rle:
+        """A mask of an image, whole; what is wrong with it is said with its name."""
+        annotation = record.annotations[number]
+        try:
+            mask = _mask(annotation.segmentation, record.size)
+            rle.area(mask)
+        except ValueError as error:
+            raise ValueError(f"{self.annotations}: annotation {annotation.id} ({record.key}): {error}") from None
+        return mask
+
+    def _cut(self, index: _Index, progress: Callable[[int, int, str], None]) -> list[_Tile]:
+        """All tiles of all images, and which masks are whose."""
+        tiles: list[_Tile] = []
+        images = len(index.ends)
+        for image in range(images):
+            progress(image, images, "cutting tiles")
+            record = index.record(image)
+            rows, columns = (_starts(length, self.tile) for length in record.size)
+            of_tile: dict[tuple[int, int], list[int]] = {(y, x): [] for y in rows for x in columns}
+            for number in range(len(record.annotations)):
+                x0, y0, x1, y1 = rle.box(self._mask(record, number))
+                if x1 > x0:
+                    place = _nearest(rows, self.tile, (y0 + y1) / 2), _nearest(columns, self.tile, (x0 + x1) / 2)
+                    of_tile[place].append(number)
+            for (y, x), masks in of_tile.items():
+                if masks or self.empty:
+                    tiles.append(_Tile(image, slice(y, y + self.tile), slice(x, x + self.tile), tuple(masks)))
+        progress(images, images, "cutting tiles")
+        return tiles
 
     def _opened(self) -> _Index:
         """The parsed file, read now if it was not."""
@@ -238,6 +289,17 @@ def _mask(segmentation: str | tuple[int, ...] | list[list[float]], size: tuple[i
             raise ValueError("its polygon runs to and fro, longer than any outline on an image of that size")
     merged = official.merge(official.frPyObjects(segmentation, *size))
     return Rle(size, merged["counts"].decode("ascii"))
+
+
+def _starts(length: int, side: int) -> list[int]:
+    """Where tiles of a side begin, so that as few as can be cover a length, evenly."""
+    count = max(1, -(-length // side))
+    return [round(i * (length - side) / (count - 1)) for i in range(count)] if count > 1 else [0]
+
+
+def _nearest(starts: list[int], side: int, middle: float) -> int:
+    """The tile whose middle is nearest to another."""
+    return min(starts, key=lambda start: abs(start + side / 2 - middle))
 
 
 def _parse(path: Path) -> dict[str, Any]:

@@ -40,7 +40,8 @@ class Shapes(Source):
         count: How many scenes.
         size: The long side in pixels; the short one is 6 to 8 eighths of it.
         seed: Another seed, other scenes.
-        min_area: Visible pixels of a mask at least, in a picture of 128; in others as much of the picture.
+        min_area: Visible pixels of a mask at least, in a picture of 128; in others as much of the picture. 32 in rich
+            scenes and 300 in clear ones if not given.
         style: "rich" scenes are crowded; "clear" ones have fewer and larger things, of fewer kinds, every
             part with a dark rim.
         root: The folder for the shards; by default one in the cache, named after all of this.
@@ -52,7 +53,7 @@ class Shapes(Source):
         count: int,
         size: int = 128,
         seed: int = 0,
-        min_area: int = 32,
+        min_area: int | None = None,
         style: Literal["rich", "clear"] = "rich",
         root: str | None = None,
     ) -> None:
@@ -64,6 +65,8 @@ class Shapes(Source):
             raise ValueError(f"size is a multiple of 8 from 32 on, not {size}")
         if style not in ("rich", "clear"):
             raise ValueError(f"style is rich or clear, not {style!r}")
+        if min_area is None:
+            min_area = 300 if style == "clear" else 32
         if min_area < 1:
             raise ValueError(f"min_area is at least 1, not {min_area}")
         self.split, self.count, self.size, self.seed = split, count, size, seed
