@@ -74,7 +74,7 @@ def test_positions_fit_another_image_size():
     torch.testing.assert_close(table[7], torch.tensor(3.0))
     torch.testing.assert_close(table[2:-2].diff(), torch.full((10,), 7 / 15))
     assert torch.equal(large.blocks[0].attn.rel_pos_h, small.blocks[0].attn.rel_pos_h)
-    # The picture of one size in the frame of the other: about the same embedding, far from that of another picture.
+    # Of the same size, nothing is touched.
     same = vit(32)
     same.load_state_dict(small.state_dict())
     assert torch.equal(same.pos_embed, small.pos_embed)

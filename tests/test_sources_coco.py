@@ -513,6 +513,14 @@ def test_a_mask_ends_where_its_tile_does(tmp_path):
     assert len(Coco(tiles.annotations, tile=16, min_area=65)[1].masks) == 0
 
 
+def test_a_damaged_mask_is_an_error_every_time(tmp_path):
+    damaged = {"size": list(SIZE), "counts": "!!"}
+    source = Coco(write(tmp_path, annotation(segmentation=damaged), pixels=picture()), tile=16)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="annotation 7"):
+            source.prepare()
+
+
 def test_a_tile_has_a_side():
     with pytest.raises(ValueError, match="tile: a side in pixels"):
         Coco("a.json", tile=-1)

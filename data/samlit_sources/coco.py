@@ -118,6 +118,8 @@ class Coco(Source):
     def prepare(self, progress: Callable[[int, int, str], None] = lambda done, total, what: None) -> None:
         """Read the JSON and check all that can be checked without opening images or decoding masks.
 
+        For tiles masks are decoded, to see where they are.
+
         Raises:
             FileNotFoundError: The JSON, the folder or an image is not there.
             ValueError: The JSON is not usable; one line that names the annotation or image and says why.
@@ -125,10 +127,11 @@ class Coco(Source):
         if self._index is None:
             what = f"reading {Path(self.annotations).name}"
             progress(0, 1, what)
-            self._index = self._read()
+            index = self._read()
             progress(1, 1, what)
-            if self.tile:
-                self._tiles = self._cut(self._index, progress)
+            if self.tile:  # before anything is kept: a damaged mask is an error every time, not an empty source
+                self._tiles = self._cut(index, progress)
+            self._index = index
 
     def __len__(self) -> int:
         """How many images there are, or tiles."""
