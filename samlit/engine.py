@@ -168,7 +168,7 @@ def newest_checkpoint(folder: Path) -> str | None:
 def run(command: str, line: arguments.CommandLine) -> int:
     """Run one of Lightning's subcommands: fit or validate, with its resolved command line."""
     # What decays towards zero in a long run, such as the momentum of a unit that went silent, must not end among the
-    # denormal numbers: a CPU computes with them a hundred times more slowly.
+    # denormal numbers, with which a CPU computes many times more slowly.
     torch.set_flush_denormal(True)
     for where, class_path in line.plugins.items():
         # Inside a list jsonargparse tells the reason of a failed import second and a guess first.

@@ -155,10 +155,11 @@ class Coco(Source):
             image = np.ascontiguousarray(image[tile.rows, tile.columns])
         masks, phrases = [], []
         for number in tile.masks if tile else range(len(record.annotations)):
-            mask = self._mask(record, number)
+            mask, area = self._mask(record, number)
             if tile:
-                mask = rle.encode(rle.decode(mask)[tile.rows, tile.columns])
-            if rle.area(mask) >= self.min_area:
+                here = rle.decode(mask)[tile.rows, tile.columns]
+                mask, area = rle.encode(here), int(here.sum())
+            if area >= self.min_area:
                 masks.append(mask)
                 phrases.append(record.annotations[number].phrase)
         named = tuple(phrase for phrase in phrases if phrase is not None)
@@ -169,15 +170,14 @@ class Coco(Source):
             phrases=named if len(named) == len(masks) else (),
         )
 
-    def _mask(self, record: _Record, number: int) -> Rle:
-        """A mask of an image, whole; what is wrong with it is said with its name."""
+    def _mask(self, record: _Record, number: int) -> tuple[Rle, int]:
+        """A mask of an image, whole, and its pixels; what is wrong with it is said with its name."""
         annotation = record.annotations[number]
         try:
             mask = _mask(annotation.segmentation, record.size)
-            rle.area(mask)
+            return mask, rle.area(mask)
         except ValueError as error:
             raise ValueError(f"{self.annotations}: annotation {annotation.id} ({record.key}): {error}") from None
-        return mask
 
     def _cut(self, index: _Index, progress: Callable[[int, int, str], None]) -> list[_Tile]:
         """All tiles of all images, and which masks are whose."""
@@ -189,7 +189,7 @@ class Coco(Source):
             rows, columns = (_starts(length, self.tile) for length in record.size)
             of_tile: dict[tuple[int, int], list[int]] = {(y, x): [] for y in rows for x in columns}
             for number in range(len(record.annotations)):
-                x0, y0, x1, y1 = rle.box(self._mask(record, number))
+                x0, y0, x1, y1 = rle.box(self._mask(record, number)[0])
                 if x1 > x0:
                     place = _nearest(rows, self.tile, (y0 + y1) / 2), _nearest(columns, self.tile, (x0 + x1) / 2)
                     of_tile[place].append(number)
