@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lightning.pytorch as pl
 
+from samlit.augment import Augment
 from samlit.contracts import Source
 from samlit.loader import Loader, rank_and_world
 
@@ -21,9 +22,9 @@ class SamData(pl.LightningDataModule):
         max_masks: Most masks of an image while training, drawn at random.
         max_val_masks: Most masks of an image while validating, the first ones.
         max_area: Masks covering more than this share of their image are not trained on.
-        flip: Chance that a training image is mirrored; the paper's own training mirrors none.
+        augment: How a training image may differ from the one on disk.
         workers: Loader processes a device.
-        seed: Of the order, the masks drawn and the flips.
+        seed: Of the order, the masks drawn and the augmentations.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class SamData(pl.LightningDataModule):
         max_masks: int = 64,
         max_val_masks: int = 256,
         max_area: float = 0.9,
-        flip: float = 0.0,
+        augment: Augment = Augment(),  # noqa: B008 - frozen
         workers: int = 0,
         seed: int = 0,
     ) -> None:
@@ -43,7 +44,7 @@ class SamData(pl.LightningDataModule):
         self.source, self.validation = source, validation
         self.image_size, self.batch_size = image_size, batch_size
         self.max_masks, self.max_val_masks = max_masks, max_val_masks
-        self.max_area, self.flip = max_area, flip
+        self.max_area, self.augment = max_area, augment
         self.workers, self.seed = workers, seed
         self._prepared = False
 
@@ -95,6 +96,6 @@ class SamData(pl.LightningDataModule):
             training,
             self.max_masks if training else self.max_val_masks,
             self.max_area,
-            self.flip,
+            self.augment,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 from samlit import rle
 from samlit.structures import Batch, Sample
 
-__all__ = ["Framed", "fit", "flip", "frame", "pack"]
+__all__ = ["Framed", "fit", "frame", "pack"]
 
 
 class Framed(NamedTuple):
@@ -23,7 +23,7 @@ class Framed(NamedTuple):
         key: The sample's name.
         image: (S, S, 3) uint8, zero where padded.
         size: Rows and columns that hold picture.
-        original: Rows and columns of the picture before it was resized.
+        original: Rows and columns of the picture, or of the window of it that is shown, before it was resized.
         masks: (K, S, S) bool.
         phrases: One a mask, or none.
     """
@@ -42,7 +42,13 @@ def fit(height: int, width: int, side: int) -> tuple[int, int]:
     return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
 
 
-def frame(sample: Sample, side: int, keep: Sequence[int] | None = None) -> Framed:
+def frame(
+    sample: Sample,
+    side: int,
+    keep: Sequence[int] | None = None,
+    window: tuple[slice, slice] | None = None,
+    long_side: int | None = None,
+) -> Framed:
     """Resize a sample so that its long side is `side`, and pad it right and below to a square.
 
     The image is resized as SAM does it (8-bit, bilinear, antialiased); masks are drawn from their strings straight at
@@ -52,29 +58,23 @@ def frame(sample: Sample, side: int, keep: Sequence[int] | None = None) -> Frame
         sample: With masks of any number.
         side: S, pixels.
         keep: Which masks to draw; all if not given.
+        window: Rows and columns of the sample to show; all if not given.
+        long_side: Of the picture in the frame, at most `side`; that if not given.
     """
-    height, width = sample.image.shape[:2]
-    h, w = fit(height, width, side)
+    shown = sample.image if window is None else np.ascontiguousarray(sample.image[window])
+    height, width = shown.shape[:2]
+    h, w = fit(height, width, long_side or side)
     image = np.zeros((side, side, 3), np.uint8)
     if (h, w) == (height, width):
-        image[:h, :w] = sample.image
+        image[:h, :w] = shown
     else:
-        image[:h, :w] = np.asarray(Image.fromarray(sample.image).resize((w, h), Image.Resampling.BILINEAR))
+        image[:h, :w] = np.asarray(Image.fromarray(shown).resize((w, h), Image.Resampling.BILINEAR))
     keep = range(len(sample.masks)) if keep is None else keep
     masks = np.zeros((len(keep), side, side), bool)
     for i, k in enumerate(keep):
-        masks[i, :h, :w] = rle.draw(sample.masks[k], (h, w))
+        masks[i, :h, :w] = rle.draw(sample.masks[k], (h, w), window)
     phrases = tuple(sample.phrases[k] for k in keep) if sample.phrases else ()
     return Framed(sample.key, image, (h, w), (height, width), masks, phrases)
-
-
-def flip(framed: Framed) -> Framed:
-    """Mirror left and right; the padding stays at the right."""
-    w = framed.size[1]
-    image, masks = framed.image.copy(), framed.masks.copy()
-    image[:, :w] = framed.image[:, :w][:, ::-1]
-    masks[:, :, :w] = framed.masks[:, :, :w][:, :, ::-1]
-    return framed._replace(image=image, masks=masks)
 
 
 def pack(samples: Sequence[Framed]) -> Batch:

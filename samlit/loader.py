@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from samlit import frames
+from samlit.augment import Augment
 from samlit.contracts import Source
 from samlit.structures import Batch, Sample
 
@@ -33,11 +34,11 @@ class Loader:
         rank: Of this process.
         world: How many processes.
         workers: Loader processes; 0 loads in this one.
-        training: Shuffles, draws masks at random, flips, and drops the samples that fill no global batch; otherwise
+        training: Shuffles, draws masks at random, augments, and drops the samples that fill no global batch; otherwise
             samples come in order, each once over all ranks.
         max_masks: Most masks of an image, drawn at random while training, the first ones otherwise.
         max_area: Masks that cover more of the image than this share are dropped while training (paper appendix A).
-        flip: Chance that an image is mirrored while training.
+        augment: What chance does to an image while training.
         pin_memory: Whether batches are put into page-locked memory.
     """
 
@@ -53,13 +54,13 @@ class Loader:
         training: bool = True,
         max_masks: int = 64,
         max_area: float = 0.9,
-        flip: float = 0.0,
+        augment: Augment = Augment(),  # noqa: B008 - frozen
         pin_memory: bool = False,
     ) -> None:
         self.count, self.batch_size, self.seed = len(source), batch_size, seed
         self.rank, self.world, self.workers, self.training = rank, world, workers, training
         self.pin_memory = pin_memory
-        self.samples = _Samples(source, side, seed, training, max_masks, max_area, flip)
+        self.samples = _Samples(source, side, seed, training, max_masks, max_area, augment)
         self.epoch = self.done = 0
 
     def __len__(self) -> int:
@@ -113,10 +114,10 @@ class _Samples(Dataset[frames.Framed]):
     """Samples by (epoch, number), in the frame."""
 
     def __init__(
-        self, source: Source, side: int, seed: int, training: bool, max_masks: int, max_area: float, flip: float
+        self, source: Source, side: int, seed: int, training: bool, max_masks: int, max_area: float, augment: Augment
     ) -> None:
         self.source, self.side, self.seed, self.training = source, side, seed, training
-        self.max_masks, self.max_area, self.flip = max_masks, max_area, flip
+        self.max_masks, self.max_area, self.augment = max_masks, max_area, augment
 
     def __getitem__(self, at: tuple[int, int]) -> frames.Framed:
         epoch, index = at
@@ -127,15 +128,14 @@ class _Samples(Dataset[frames.Framed]):
         if not self.training:
             return frames.frame(sample, self.side, range(min(len(sample.masks), self.max_masks)))
         chance = np.random.default_rng([self.seed, epoch, index])
-        keep = chance.permutation(len(sample.masks))[: self.max_masks]
-        framed = frames.frame(sample, self.side, sorted(keep.tolist()))
+        framed = self.augment.frame(sample, self.side, self.max_masks, chance)
         area = framed.masks.sum((1, 2))
         # A mask too thin for the frame's grid leaves no pixel to click on.
         good = (area > 0) & (area <= self.max_area * framed.size[0] * framed.size[1])
         if not good.all():
             phrases = tuple(p for p, ok in zip(framed.phrases, good, strict=False) if ok)
             framed = framed._replace(masks=framed.masks[good], phrases=phrases)
-        return frames.flip(framed) if chance.random() < self.flip else framed
+        return framed
 
 
 def rank_and_world() -> tuple[int, int]:

@@ -173,15 +173,16 @@ def decode(rle: Rle) -> Bool:
     return _fill(ends).reshape(width, height).T
 
 
-def draw(rle: Rle, size: tuple[int, int]) -> Bool:
+def draw(rle: Rle, size: tuple[int, int], window: tuple[slice, slice] | None = None) -> Bool:
     """The mask sampled on another grid, without writing the full mask where the grid is smaller.
 
-    The same as `decode` and torch's "nearest-exact", pixel for pixel: output pixel i shows the input pixel that its
-    centre lies in.
+    The same as `decode`, cut to the window, and torch's "nearest-exact", pixel for pixel: output pixel i shows the
+    input pixel that its centre lies in.
 
     Args:
         rle: The mask, of any size.
         size: (h, w) of the grid.
+        window: Rows and columns of the mask that the grid shows, not empty; all of it if not given.
 
     Returns:
         (h, w) bool.
@@ -191,12 +192,14 @@ def draw(rle: Rle, size: tuple[int, int]) -> Bool:
     """
     ends = runs(rle)
     height, width = rle.size
-    if size == rle.size:
+    whole = slice(0, height), slice(0, width)
+    rows, columns = window or whole
+    if size == rle.size and (rows, columns) == whole:
         return _fill(ends).reshape(width, height).T
     if min(size) < 1:
         raise ValueError(f"a mask cannot be drawn on a grid of {size[0]}x{size[1]}")
-    _, rows_before, row_times = _sampled(height, size[0])
-    column_is, columns_before, column_times = _sampled(width, size[1])
+    _, rows_before, row_times = _sampled(height, size[0], rows.start, rows.stop)
+    column_is, columns_before, column_times = _sampled(width, size[1], columns.start, columns.stop)
     # A run's end, from pixels of the mask to samples: those of whole columns before it, and of its own column.
     column, row = np.divmod(ends, height)
     at = columns_before[column] * len(row_times) + np.where(column_is[column], rows_before[row], 0)
@@ -285,16 +288,16 @@ def _strings(row: Int64, ends: Int64, num: int, size: tuple[int, int]) -> list[R
 
 
 @lru_cache(maxsize=256)
-def _sampled(source: int, target: int) -> tuple[Bool, Int64, Int64]:
-    """Which pixels of an axis of `source` pixels a grid of `target` shows.
+def _sampled(source: int, target: int, start: int, stop: int) -> tuple[Bool, Int64, Int64]:
+    """Which pixels of an axis of `source` pixels, those from `start` to before `stop`, a grid of `target` shows.
 
     Returns:
         (source + 1,) whether a pixel is shown, the last entry being the end; (source + 1,) how many shown ones lie
         before it; and for each shown one how often.
     """
     # In float32 as torch computes it, so that ties fall to the same side.
-    scale = np.float32(source) / np.float32(target)
+    scale = np.float32(stop - start) / np.float32(target)
     shown = np.floor((np.arange(target, dtype=np.float32) + np.float32(0.5)) * scale).astype(np.int64)
-    times = np.bincount(np.minimum(shown, source - 1), minlength=source + 1)
+    times = np.bincount(np.minimum(start + shown, stop - 1), minlength=source + 1)
     is_shown = times > 0
     return is_shown, np.cumsum(is_shown) - is_shown, times[is_shown]

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from samlit import frames, rle
+from samlit.augment import Augment
 from samlit.contracts import Source
 from samlit.loader import Loader
 from samlit.structures import Sample
@@ -76,7 +77,7 @@ def equal(a, b):
 
 
 def test_workers_change_nothing():
-    options = {"max_masks": 2, "flip": 0.5, "seed": 3}
+    options = {"max_masks": 2, "augment": Augment(flip=0.5), "seed": 3}
     alone, helped = list(loader(**options)), list(loader(workers=2, **options))
     assert len(alone) == len(helped) == 5
     for a, b in zip(alone, helped, strict=True):
@@ -96,7 +97,7 @@ def test_an_epoch_is_a_shuffle_and_the_next_one_another():
 
 
 def test_the_masks_and_flips_of_a_sample_differ_by_epoch_and_not_by_when_it_is_asked():
-    options = {"source": Numbered(20, masks=6), "max_masks": 2, "flip": 0.5, "batch_size": 1}
+    options = {"source": Numbered(20, masks=6), "max_masks": 2, "augment": Augment(flip=0.5), "batch_size": 1}
     one = loader(**options)
     first = {b.keys[0]: b for b in one}
     second = {b.keys[0]: b for b in one}
@@ -115,12 +116,12 @@ def endless(one):
 
 @pytest.mark.parametrize("consumed", [0, 1, 4, 5, 6])
 def test_going_on_in_mid_epoch_is_exact(consumed):
-    whole = list(islice(endless(loader(flip=0.5)), 8))
-    broken = loader(flip=0.5)
+    whole = list(islice(endless(loader(augment=Augment(flip=0.5))), 8))
+    broken = loader(augment=Augment(flip=0.5))
     list(islice(endless(broken), consumed))
     state = broken.state_dict()
     assert state == {"epoch": consumed // 6, "samples": 2 * consumed if consumed < 6 else 2}
-    resumed = loader(flip=0.5)
+    resumed = loader(augment=Augment(flip=0.5))
     resumed.load_state_dict(state)
     for a, b in zip(islice(endless(resumed), 8 - consumed), whole[consumed:], strict=True):
         equal(a, b)
@@ -211,30 +212,6 @@ def test_masks_that_cover_too_much_of_their_picture_are_not_trained_on(max_area,
     assert all_.phrases == ["big", "small"] * 4
 
 
-class Marked(Source):
-    """One bright pixel, and a mask of it."""
-
-    def __len__(self):
-        return 30
-
-    def __getitem__(self, index):
-        mask = np.zeros((16, 8), bool)
-        mask[index % 16, index % 8] = True
-        return Sample(str(index), (mask[..., None] * 200 * np.ones(3)).astype(np.uint8), (rle.encode(mask),))
-
-
-@pytest.mark.parametrize(("chance", "low", "high"), [(0.0, 0, 0), (0.5, 5, 25), (1.0, 30, 30)])
-def test_flips_mirror_the_picture_and_its_masks_and_not_the_padding(chance, low, high):
-    flipped = 0
-    for batch in loader(Marked(), batch_size=1, flip=chance):
-        index = int(batch.keys[0])
-        (place,) = batch.masks[0].nonzero().tolist()
-        assert torch.equal(batch.image[0, 0] == 200, batch.masks[0])
-        assert place in ([index % 16, index % 8], [index % 16, 7 - index % 8])
-        flipped += place == [index % 16, 7 - index % 8]
-    assert low <= flipped <= high
-
-
 def test_images_without_masks_are_packed_with_the_others():
     (batch,) = loader(Numbered(9), batch_size=9, training=False)
     assert batch.image_index.tolist() == [1, 2, 2, 3, 3, 3, 5, 6, 6, 7, 7, 7]
@@ -268,4 +245,3 @@ def test_the_frame_is_the_resized_picture_and_zeros():
     assert np.array_equal(framed.masks[0], np.pad(mask.repeat(2, 0).repeat(2, 1), ((0, 8), (0, 0))))
     same = frames.frame(sample, 10)
     assert np.array_equal(same.image[:6], sample.image)
-    assert frames.flip(frames.flip(framed)).masks.tolist() == framed.masks.tolist()

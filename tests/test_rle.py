@@ -103,6 +103,16 @@ def test_drawn_is_decoded_and_resized(size: tuple[int, int]) -> None:
         assert np.array_equal(rle.draw(rle.encode(mask), size), truth.numpy())
 
 
+@pytest.mark.parametrize("size", [(1, 1), (7, 9), (64, 64), (31, 100)])
+def test_a_window_is_decoded_cut_and_resized(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(3)
+    for mask in masks():
+        (y0, y1), (x0, x1) = (sorted(rng.choice(side + 1, 2, replace=False).tolist()) for side in mask.shape)
+        cut = torch.from_numpy(mask)[None, None, y0:y1, x0:x1].float()
+        truth = F.interpolate(cut, size, mode="nearest-exact")[0, 0] > 0
+        assert np.array_equal(rle.draw(rle.encode(mask), size, (slice(y0, y1), slice(x0, x1))), truth.numpy())
+
+
 def test_drawing_at_sizes_of_real_images() -> None:
     rng = np.random.default_rng(2)
     for height, width in rng.integers(900, 2300, (6, 2)).tolist():
