@@ -24,7 +24,7 @@ class SamData(pl.LightningDataModule):
         max_area: Masks covering more than this share of their image are not trained on.
         augment: How a training image may differ from the one on disk.
         workers: Loader processes a device.
-        seed: Of the order, the masks drawn and the augmentations.
+        seed: Of the order, the masks drawn and the augmentations; `seed_everything`, said once there.
     """
 
     def __init__(

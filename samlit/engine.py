@@ -49,6 +49,11 @@ class Parser(LightningArgumentParser):
         raise UsageError(complaints.reword(message, [action.dest for action in parser._actions])) from ex
 
 
+def seed(everything: bool | int | None) -> int:
+    """The seed of prompts and data: the one of everything, 0 where that is no number."""
+    return 0 if everything is None or isinstance(everything, bool) else everything
+
+
 RUN_FOLDER = "SAMLIT_RUN_FOLDER"
 """Environment variable by which the first process of a run tells the others of its machine which folder it took."""
 
@@ -59,6 +64,8 @@ class SamCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what is one number to a person; let each callback have its section."""
         parser.link_arguments("data.image_size", "model.image_size")
+        for section in ("model", "data"):
+            parser.link_arguments("seed_everything", f"{section}.seed", compute_fn=seed)
         for kind, section in CALLBACKS.items():
             parser.add_lightning_class_args(kind, section)
         parser.set_defaults(

@@ -35,7 +35,7 @@ class SamModule(pl.LightningModule):
         image_size: Side of the square frame in pixels; the data's, said once there.
         loss: Weights and choices of the losses.
         optim: The optimiser and its schedule.
-        seed: Of the simulated prompts.
+        seed: Of the simulated prompts; `seed_everything`, said once there.
         weights: A samlit checkpoint that a training starts from, of the same model at any image size.
     """
 

@@ -128,7 +128,8 @@ def test_a_usage_error_is_one_line_and_status_2(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--model.seed", "abc"], "model.seed: expected int, got 'abc'"),
+        (["--data.workers", "abc"], "data.workers: expected int, got 'abc'"),
+        (["--model.seed", "1"], "model.seed is taken from seed_everything: give that one"),
         (["--model.encoder.depth", "abc"], "model.encoder.depth: expected int, got 'abc'"),
         (["--model.encoder.stem", "convv"], "model.encoder.stem: expected 'patch' or 'conv', got 'convv'"),
         (["--model.optim.lrr", "1"], "there is no option '--model.optim.lrr'; did you mean '--model.optim.lr'?"),
@@ -159,7 +160,7 @@ def test_what_the_parser_refuses_is_one_line_and_status_2(
     ("section", "say", "says"),
     [
         ("model", {"optim": {"lrr": 1}}, "there is no key 'model.optim.lrr'; did you mean 'model.optim.lr'?"),
-        ("model", {"seed": "abc"}, "model.seed: expected int, got 'abc'"),
+        ("data", {"workers": "abc"}, "data.workers: expected int, got 'abc'"),
         ("trainer", {"max_steps": "lots"}, "trainer.max_steps: expected int, got 'lots'"),
     ],
 )

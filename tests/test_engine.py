@@ -45,3 +45,19 @@ def test_weights_are_looked_for_before_anything_is_prepared(monkeypatch, resumes
         with pytest.raises(UsageError, match=r"weights: there is no file .gone\.ckpt"):
             Cli().before_fit()
         assert not prepared
+
+
+@pytest.mark.parametrize(("typed", "seed"), [("7", 7), ("false", 0)])
+def test_one_seed_is_everythings(monkeypatch, tmp_path, typed, seed):
+    seen = []
+
+    def before_fit(cli):
+        seen.append((cli.model.seed, cli.datamodule.seed))
+        raise SystemExit(0)
+
+    monkeypatch.setattr(engine.SamCLI, "before_fit", before_fit)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["samlit"])  # Lightning warns of two command lines
+    words = ["--recipe", "tiny", "--seed_everything", typed, "--trainer.strategy", "auto", "--trainer.devices", "1"]
+    assert engine.run("fit", arguments.read([*words, "--trainer.logger", "false"])) == 0
+    assert seen == [(seed, seed)]
