@@ -47,6 +47,7 @@ def test_weights_are_looked_for_before_anything_is_prepared(monkeypatch, resumes
         assert not prepared
 
 
+@pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")  # Lightning's own calls
 @pytest.mark.parametrize(("typed", "seed"), [("7", 7), ("false", 0)])
 def test_one_seed_is_everythings(monkeypatch, tmp_path, typed, seed):
     seen = []
