@@ -51,6 +51,7 @@ def read(typed: list[str]) -> CommandLine:
         UsageError: It, or a recipe of it, has an unknown key or name.
     """
     line, words = CommandLine(), list(typed)
+    trees: dict[str, dict[str, Any]] = {}
     while words:
         flag, value = _next(words)
         name = flag.removeprefix("--")
@@ -59,14 +60,19 @@ def read(typed: list[str]) -> CommandLine:
             if not value:
                 raise UsageError(f"{flag} needs a value (known: {', '.join(recipe.names())})")
             file = recipe.path(value) if name == "recipe" else _file(value)
-            line.ask(recipe.resolve(recipe.read(file), f"recipe {value}" if name == "recipe" else value))
+            tree = recipe.resolve(recipe.read(file), f"recipe {value}" if name == "recipe" else value)
+            line.ask(tree)
             line.words.append(f"--config={file}")
+            trees[line.words[-1]] = tree
         elif value is not None and (slot in recipe.SLOTS or slot in recipe.SECTIONS):
             new = _resolve(slot, value, flag)
             if name.endswith("+"):  # one more in a list: the others stay
                 line.plugins |= dict(recipe.class_paths(new, f"{slot}[{value}]"))
             else:
+                before = line.plugins.get(slot)
                 line.ask({slot: new})
+                if before and line.plugins.get(slot, before) != before:
+                    line.words = [_without(slot, word, trees) for word in line.words]
             line.words.append(f"{flag}={new if isinstance(new, str) else _flow(new)}")
         else:
             parent, _, argument = name.replace(".init_args.", ".").removesuffix("+").rpartition(".")
@@ -75,6 +81,18 @@ def read(typed: list[str]) -> CommandLine:
                 raise UsageError(f"{flag}: {fault}")
             line.words.append(flag if value is None else f"{flag}={value}")
     return line
+
+
+def _without(slot: str, word: str, trees: dict[str, dict[str, Any]]) -> str:
+    """A word without what a recipe says in a slot, for the parser would hand its arguments on to another class."""
+    section, _, key = slot.partition(".")
+    if key not in trees.get(word, {}).get(section, {}):
+        return word
+    tree = trees[word]
+    tree[section] = {name: value for name, value in tree[section].items() if name != key}
+    text = f"--config={_flow(tree)}"
+    trees[text] = tree
+    return text
 
 
 def _next(words: list[str]) -> tuple[str, str | None]:

@@ -58,7 +58,8 @@ class Augment:
         """
         window, long_side, masks = None, side, np.arange(len(sample.masks))
         if self.zoom != (1.0, 1.0):
-            zoom = math.exp(chance.uniform(*map(math.log, self.zoom)))
+            least, most = self.zoom
+            zoom = math.exp(chance.uniform(math.log(least), math.log(most)))
             if zoom > 1:
                 window, masks = _window(sample, zoom, chance)
             else:

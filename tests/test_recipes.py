@@ -63,3 +63,24 @@ def test_another_source_takes_over_nothing_of_the_recipes_own(capsys: pytest.Cap
     assert {k: v for k, v in given.items() if k != "annotations"} == {
         "images": None, "crowd": False, "empty": True, "min_area": 1, "tile": 0
     }  # fmt: skip
+
+
+def test_another_class_takes_over_no_argument_of_the_one_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = yaml.safe_load(recipe.path("tiny").read_text())
+    tree["data"]["source"]["init_args"]["min_area"] = 300
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(tree))
+    words = ["fit", "--recipe", str(tmp_path / "own.yaml"), "--print_config"]
+
+    def source(*more: str) -> dict[str, object]:
+        assert main([*words, *more]) == 0, capsys.readouterr().err
+        printed: dict[str, object] = yaml.safe_load(capsys.readouterr().out)["data"]["source"]["init_args"]
+        return printed
+
+    coco = source("--data.source", "coco", "--data.source.annotations", "a.json")
+    assert coco["min_area"] == 1
+    assert source("--data.source", "{class_path: coco, init_args: {annotations: a.json}}")["min_area"] == 1
+    # The same class again is the same plug-in with another argument.
+    assert source("--data.source", "shapes", "--data.source.count", "5")["min_area"] == 300
+    assert source("--data.source.count", "5")["min_area"] == 300
