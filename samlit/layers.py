@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["MLP", "LayerNorm2d", "PositionCode", "neck"]
+__all__ = ["MLP", "LayerNorm2d", "PositionCode", "hold_norms", "neck"]
 
 
 class LayerNorm2d(nn.Module):
@@ -41,6 +41,13 @@ def neck(dim: int, channels: int) -> nn.Sequential:
         nn.Conv2d(channels, channels, 3, padding=1, bias=False),
         LayerNorm2d(channels),
     )
+
+
+def hold_norms(module: nn.Module) -> None:
+    """Keep the batch norms of a module at their stored statistics until it is switched to training again."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval()
 
 
 class MLP(nn.Module):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samlit.contracts import Encoder
-from samlit.layers import neck
+from samlit.layers import hold_norms, neck
 from samlit.structures import Embedding
 
 __all__ = ["TinyVit"]
@@ -103,9 +103,7 @@ class TinyVit(Encoder):
         """Switch between training and evaluation; frozen norms stay in evaluation."""
         super().train(mode)
         if self.freeze_norms:
-            for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+            hold_norms(self)
         return self
 
     def layer_of(self, parameter: str) -> tuple[int, int]:
