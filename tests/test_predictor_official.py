@@ -97,16 +97,20 @@ def test_boxes_of_one_image_are_answered_as_by_predict_torch(both):
 
 
 def measured(source, count, most, released, own):
-    """Box and one-point mIoU, released and ours, over some images of a source, checking answer by answer."""
+    """Box and one-point mIoU, released and ours, checking answer by answer.
+
+    Over images spread evenly over a source, and the largest masks of each.
+    """
     ious = {"box": [], "point": []}
-    for index in range(count):
+    for index in range(0, len(source), -(-len(source) // count)):
         sample = source[index]
-        truth = torch.from_numpy(np.stack([rle.decode(mask) for mask in sample.masks[:most]])).bool()
+        largest = sorted(sample.masks, key=rle.area, reverse=True)[:most]
+        truth = torch.from_numpy(np.stack([rle.decode(mask) for mask in largest])).bool()
         own.set_image(sample.image)
         released.set_image(sample.image)
         np.testing.assert_allclose(own.embedding.embedding.image, released.features, atol=1e-4, rtol=1e-3)
         xy, label, _ = clicks.centre(truth, torch.zeros_like(truth))
-        boxes = [[x0, y0, x1 - 1, y1 - 1] for x0, y0, x1, y1 in map(rle.box, sample.masks[:most])]
+        boxes = [[x0, y0, x1 - 1, y1 - 1] for x0, y0, x1, y1 in map(rle.box, largest)]
         prompts = [{"boxes": [box]} for box in boxes]
         prompts += [{"points": [(*p, 1)]} for p in xy.tolist()]
         assert label.all()
@@ -140,9 +144,8 @@ def photographs(name):
     return Coco(str(file), empty=False)
 
 
-@pytest.mark.parametrize(("name", "box", "point"), [("food/train", 0.9, 0.7), ("nuclei/val", 0.8, 0.7)])
+@pytest.mark.parametrize(("name", "box", "point"), [("food/train", 0.9, 0.7), ("nuclei/val", 0.8, 0.6)])
 def test_mobile_sam_answers_as_released(mobile, name, box, point):
-    """Floors below what the released code has on more images: food .94 and .79, nuclei .86 and .80."""
     found = measured(photographs(name), 2, 8, *mobile)
     for kind, floor in (("box", box), ("point", point)):
         theirs, ours = found[kind]
@@ -151,9 +154,9 @@ def test_mobile_sam_answers_as_released(mobile, name, box, point):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "box", "point"), [("food/train", 0.92, 0.74), ("nuclei/val", 0.84, 0.76)])
+@pytest.mark.parametrize(("name", "box", "point"), [("food/train", 0.92, 0.74), ("nuclei/val", 0.84, 0.63)])
 def test_mobile_sam_answers_as_released_on_more(mobile, name, box, point):
-    found = measured(photographs(name), 12, 24, *mobile)
+    found = measured(photographs(name), 15, 8, *mobile)
     print(name, found)
     for kind, floor in (("box", box), ("point", point)):
         theirs, ours = found[kind]
