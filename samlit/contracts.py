@@ -45,6 +45,13 @@ class Encoder(nn.Module, ABC):
     def forward(self, image: Tensor) -> Embedding:
         """Encode normalised images: (B, 3, H, W) float, zero where padded -> (B, C, h, w)."""
 
+    def start(self) -> None:
+        """Fetch weights that a training begins with; called before one, and by nothing that only uses a model.
+
+        Raises:
+            SamlitError: They cannot be had.
+        """
+
     def layer_of(self, parameter: str) -> tuple[int, int]:
         """Where a parameter (its name in this module) stands: its layer from 0 at the pixels, and how many there are.
 

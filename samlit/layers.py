@@ -1,4 +1,4 @@
-"""What plug-ins share: layer norm over channels, MLP, and the random Fourier position code."""
+"""What plug-ins share: layer norm over channels, SAM's neck, MLP, and the random Fourier position code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["MLP", "LayerNorm2d", "PositionCode"]
+__all__ = ["MLP", "LayerNorm2d", "PositionCode", "hold_norms", "neck"]
 
 
 class LayerNorm2d(nn.Module):
@@ -31,6 +31,23 @@ class LayerNorm2d(nn.Module):
         return F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps).permute(
             0, 3, 1, 2
         )
+
+
+def neck(dim: int, channels: int) -> nn.Sequential:
+    """SAM's neck (SAM_SPEC 1.2): a backbone's map (B, dim, h, w) to the image embedding (B, C, h, w)."""
+    return nn.Sequential(
+        nn.Conv2d(dim, channels, 1, bias=False),
+        LayerNorm2d(channels),
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        LayerNorm2d(channels),
+    )
+
+
+def hold_norms(module: nn.Module) -> None:
+    """Keep the batch norms of a module at their stored statistics until it is switched to training again."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval()
 
 
 class MLP(nn.Module):

@@ -67,8 +67,10 @@ class SamModule(pl.LightningModule):
         Raises:
             UsageError: They are not there, damaged, or of another model.
         """
-        if self.weights and not self._started:
-            start_from(self.net, self.weights)
+        if not self._started:
+            self.net.encoder.start()
+            if self.weights:
+                start_from(self.net, self.weights)
         self._started = True
 
     def setup(self, stage: str) -> None:

@@ -49,7 +49,8 @@ class Optim:
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
-            plain = parameter.ndim < 2 or "pos" in name.rsplit(".", 1)[-1] or id(parameter) in embeddings
+            last = name.rsplit(".", 1)[-1]
+            plain = parameter.ndim < 2 or "pos" in last or "bias" in last or id(parameter) in embeddings
             scale = 1.0
             if name.startswith("encoder."):
                 layer, layers = model.encoder.layer_of(name.removeprefix("encoder."))

@@ -1,10 +1,12 @@
-"""Masks for a person: set an image, give prompts, take masks at the image's own size."""
+"""Masks for a person: set images, give prompts, take masks at the images' own sizes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +16,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from samlit import frames, images
+from samlit.embeddings import Embedded, fingerprint
 from samlit.model import Sam
 from samlit.module import SamModule
 from samlit.structures import Embedding, PromptSet, Ragged, Sample
 
-__all__ = ["Masks", "Predictor"]
+__all__ = ["InFrame", "Masks", "Predictor"]
 
 Pixels = str | Path | Image.Image | npt.NDArray[np.uint8] | Tensor
+
+
+class InFrame(NamedTuple):
+    """A prompt's value that is in pixels of the frame already, like the logits of an earlier answer."""
+
+    value: Tensor
+
+
+Prompts = Mapping[str, Sequence[Tensor | Sequence[float] | InFrame]]
+"""Values by prompt type in pixels of the image, about one thing."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +43,20 @@ class Masks:
     Attributes:
         masks: (M, H, W) bool, of the image's own size.
         iou: (M,) float, the IoU that the model expects of each.
-        low_res_logits: (M, 4h, 4w) float over the frame, to give back as a mask prompt.
+        low_res_logits: (M, 4h, 4w) float over the frame.
     """
 
     masks: Tensor
     iou: Tensor
     low_res_logits: Tensor
 
+    def prompt(self, which: int = 0) -> InFrame:
+        """One of the answers as a mask prompt, its logits as they are: {"masks": [answer.prompt()], ...}."""
+        return InFrame(self.low_res_logits[which])
+
 
 class Predictor:
-    """Answers prompts about one image, which is embedded once.
+    """Answers prompts about images that are embedded once.
 
     Args:
         net: The model.
@@ -51,7 +68,9 @@ class Predictor:
         self.net = net.eval() if device is None else net.eval().to(device)
         self.image_size = image_size
         self._embedding: Embedding | None = None
-        self._original = self._size = (0, 0)
+        self._originals: tuple[tuple[int, int], ...] = ()
+        self._sizes: tuple[tuple[int, int], ...] = ()
+        self._fingerprint: tuple[object, str] = (None, "")
 
     @classmethod
     def load(cls, weights: str | Path, device: torch.device | str | None = None) -> Predictor:
@@ -79,66 +98,227 @@ class Predictor:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Rows and columns of the image that is set."""
-        return self._original
+        """Rows and columns of the image that is set, of several the first."""
+        return self._originals[0] if self._originals else (0, 0)
 
-    @torch.inference_mode()
     def set_image(self, image: Pixels) -> None:
         """Embed an image: a file's name, a PIL image, (H, W, 3) or (H, W) uint8 RGB, or a (3, H, W) uint8 tensor.
 
         Raises:
             ValueError: It is no image, or not of that form.
         """
-        pixels = _pixels(image)
-        framed = frames.frame(Sample("", pixels, ()), self.image_size)
-        batch = frames.pack([framed]).to(self.net.pixel_mean.device)
-        self._embedding = self.net.embed(batch.image, batch.sizes)
-        self._original, self._size = framed.original, framed.size
+        self.set_images([image])
 
-    @torch.inference_mode()
-    def predict(
-        self, prompts: Mapping[str, Sequence[Tensor | Sequence[float]]], multimask: bool | None = None
-    ) -> Masks:
+    @torch.no_grad()  # not inference mode: an embedding may be kept, and learned from
+    def set_images(self, images: Sequence[Pixels], at_once: int = 4) -> None:
+        """Embed images of any sizes, each in any form that `set_image` takes.
+
+        Args:
+            images: One or more.
+            at_once: How many the encoder sees at a time; what it needs of memory grows with it.
+
+        Raises:
+            ValueError: There is none, or one is no image or not of that form.
+        """
+        if not len(images):
+            raise ValueError("give at least one image")
+        parts: list[Embedding] = []
+        sizes: list[tuple[int, int]] = []
+        originals: list[tuple[int, int]] = []
+        for start in range(0, len(images), at_once):
+            framed = [
+                frames.frame(Sample("", _pixels(image), ()), self.image_size)
+                for image in images[start : start + at_once]
+            ]
+            batch = frames.pack(framed).to(self._device)
+            parts.append(self.net.embed(batch.image, batch.sizes))
+            sizes += [one.size for one in framed]
+            originals += [one.original for one in framed]
+        early = tuple(torch.cat(maps) for maps in zip(*(part.early for part in parts), strict=True))
+        self._embedding = Embedding(torch.cat([part.image for part in parts]), early)
+        self._sizes, self._originals = tuple(sizes), tuple(originals)
+
+    @property
+    def embedding(self) -> Embedded:
+        """The images that are set, to keep and to give back: `set_embedding`, or `save` to a file.
+
+        Raises:
+            RuntimeError: No image is set.
+        """
+        return Embedded(self._set(), self._sizes, self._originals, self.image_size, self._weights())
+
+    def set_embedding(self, embedded: Embedded | str | Path) -> None:
+        """Take images that were embedded before, by this encoder, instead of embedding them; or the file of such.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: They are of another encoder or other weights of it, of another image size, or damaged.
+        """
+        if not isinstance(embedded, Embedded):
+            embedded = Embedded.load(embedded)
+        if embedded.image_size != self.image_size:
+            raise ValueError(
+                f"these images were embedded at an image size of {embedded.image_size}, and this model has "
+                f"{self.image_size}: set the images themselves"
+            )
+        if embedded.weights != self._weights():
+            raise ValueError("these images were embedded with other weights of an encoder: set the images themselves")
+        image, early = embedded.embedding
+        self._embedding = Embedding(image.to(self._device), tuple(map_.to(self._device) for map_ in early))
+        self._sizes, self._originals = embedded.sizes, embedded.originals
+
+    def predict(self, prompts: Prompts, multimask: bool | None = None, image: int = 0) -> Masks:
         """Answer one prompt: any mix of the model's prompt types, about one thing.
 
         Args:
             prompts: Values by prompt type in pixels of the image, like {"points": [(120, 80, 1)], "boxes": [...]}.
             multimask: Three masks or one; SAM's rule if not given: three for a single prompt, one for more.
+            image: Which of the images that are set.
 
         Raises:
             RuntimeError: No image is set.
             ValueError: A value makes no sense on this image, or the model does not take such a prompt.
         """
+        return next(self.predict_each([prompts], multimask, image))
+
+    def predict_each(
+        self,
+        prompts: Sequence[Prompts],
+        multimask: bool | None = None,
+        image: int | Sequence[int] = 0,
+        at_once: int = 16,
+    ) -> Iterator[Masks]:
+        """Answer P prompts, each about one thing, as if each were asked alone.
+
+        The answers come one after the other, so that masks of full size need the memory of one answer, unless they are
+        kept.
+
+        Args:
+            prompts: What `predict` takes, P times.
+            multimask: As in `predict`.
+            image: Which of the images that are set: one for all prompts, or one for each.
+            at_once: How many the decoder sees at a time; what it needs of memory grows with it.
+
+        Raises:
+            RuntimeError: No image is set.
+            ValueError: As `predict`, before the first answer.
+        """
+        embedding = self._set()
+        which = [image] * len(prompts) if isinstance(image, int) else list(image)
+        if len(which) != len(prompts):
+            raise ValueError(f"there are {len(prompts)} prompts and {len(which)} numbers of images: give one for each")
+        if wrong := [i for i in which if not 0 <= i < len(self._sizes)]:
+            raise ValueError(f"there is no image {wrong[0]}: {len(self._sizes)} are set, numbered from 0")
+        rows = [self._row(given, i) for given, i in zip(prompts, which, strict=True)]
+        return self._answers(embedding, rows, which, multimask, at_once)
+
+    def _answers(
+        self,
+        embedding: Embedding,
+        rows: list[dict[str, Tensor]],
+        which: list[int],
+        multimask: bool | None,
+        at_once: int,
+    ) -> Iterator[Masks]:
+        """The masks of each row; values are in the frame."""
+        sizes, originals, frame = self._sizes, self._originals, (self.image_size, self.image_size)
+        remaining = iter(which)
+        for part in _alike(rows, at_once):
+            images = list(islice(remaining, len(part)))
+            used = sorted(set(images))
+            with torch.inference_mode():
+                index = torch.tensor([used.index(i) for i in images], device=self._device)
+                some = Embedding(embedding.image[used], tuple(map_[used] for map_ in embedding.early))
+                answer = self.net.answer(some, PromptSet(index, _pack(part, self._device), multimask), frame)
+            for row, i in enumerate(images):
+                with torch.inference_mode():
+                    iou, allowed = answer.iou[row], answer.allowed[row]
+                    order = iou.masked_fill(~allowed, -torch.inf).argsort(descending=True)[: int(allowed.sum())]
+                    logits = answer.logits[row, order]
+                    # Mask by mask: three maps of floats of a large image's size are much to have at once.
+                    masks = torch.stack([_full(one, frame, sizes[i], originals[i]) for one in logits])
+                yield Masks(masks, iou[order], logits)
+
+    def _set(self) -> Embedding:
         if self._embedding is None:
             raise RuntimeError("set an image before asking about it")
-        device = self.net.pixel_mean.device
-        given = {name: self._given(name, values).to(device) for name, values in prompts.items() if len(values)}
-        if not given:
-            raise ValueError(f"give at least one prompt: {', '.join(self.net.prompt_types)}")
-        index = torch.zeros(1, dtype=torch.int64, device=device)
-        frame = (self.image_size, self.image_size)
-        rows = PromptSet(index, {name: Ragged.of(values) for name, values in given.items()}, multimask)
-        answer = self.net.answer(self._embedding, rows, frame)
-        order = answer.iou[0].masked_fill(~answer.allowed[0], -torch.inf).argsort(descending=True)
-        order = order[: int(answer.allowed[0].sum())]
-        logits = answer.logits[0, order]
-        h, w = self._size
-        full = answer.full(logits[None])[:, :, :h, :w]
-        masks = F.interpolate(full, self._original, mode="bilinear", align_corners=False)[0] > 0
-        return Masks(masks, answer.iou[0, order], logits)
+        return self._embedding
 
-    def _given(self, name: str, values: Sequence[Tensor | Sequence[float]]) -> Tensor:
-        """Values of one type in the frame, (1, N, ...)."""
+    @property
+    def _device(self) -> torch.device:
+        return self.net.pixel_mean.device
+
+    def _weights(self) -> str:
+        """The encoder's fingerprint, taken anew when its weights have changed."""
+        marks = [(value.data_ptr(), value._version) for value in self.net.encoder.state_dict().values()]
+        if self._fingerprint[0] != marks:
+            self._fingerprint = marks, fingerprint(self.net.encoder)
+        return self._fingerprint[1]
+
+    def _row(self, prompts: Prompts, image: int) -> dict[str, Tensor]:
+        """The values of one prompt in the frame, (N, ...) by type."""
+        row = {name: self._given(name, values, image) for name, values in prompts.items() if len(values)}
+        if not row:
+            raise ValueError(f"give at least one prompt: {', '.join(self.net.prompt_types)}")
+        return row
+
+    def _given(self, name: str, values: Sequence[Tensor | Sequence[float] | InFrame], image: int) -> Tensor:
+        """Values of one type in the frame, (N, ...)."""
         types = self.net.prompt_types
         if name not in types:
             raise ValueError(f"this model takes the prompts {', '.join(types)}; {name!r} is none of them")
-        scale = (self._size[1] / self._original[1], self._size[0] / self._original[0])
+        size, original = self._sizes[image], self._originals[image]
+        scale = (size[1] / original[1], size[0] / original[0])
         moved = []
         for value in values:
-            tensor = torch.as_tensor(value, dtype=torch.float32)
-            types[name].check(tensor, self._original)
-            moved.append(types[name].rescale(tensor, scale, (self.image_size, self.image_size)))
-        return torch.stack(moved)[None]
+            if isinstance(value, InFrame):
+                moved.append(value.value.float())
+                continue
+            # In double precision until it is in the frame, as the released predictor does.
+            tensor = torch.as_tensor(value, dtype=torch.float64)
+            types[name].check(tensor, original)
+            moved.append(types[name].rescale(tensor, scale, (self.image_size, self.image_size)).float())
+        if len({value.shape for value in moved}) > 1:
+            shapes = ", ".join(str(tuple(value.shape)) for value in moved)
+            raise ValueError(f"the {name} of one prompt must be of one shape, not {shapes}")
+        return torch.stack(moved)
+
+
+def _alike(rows: Sequence[dict[str, Tensor]], most: int) -> Iterator[list[dict[str, Tensor]]]:
+    """Neighbouring rows in parts of at most so many, values of a type of one shape throughout each."""
+    part: list[dict[str, Tensor]] = []
+    shapes: dict[str, torch.Size] = {}
+    for row in rows:
+        own = {name: values.shape[1:] for name, values in row.items()}
+        if len(part) == most or any(shapes.get(name, shape) != shape for name, shape in own.items()):
+            yield part
+            part, shapes = [], {}
+        part.append(row)
+        shapes |= own
+    if part:
+        yield part
+
+
+def _pack(rows: Sequence[dict[str, Tensor]], device: torch.device) -> dict[str, Ragged]:
+    """Rows with different types and numbers of values as ragged values by type."""
+    packed = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        counts = [len(row[name]) if name in row else 0 for row in rows]
+        like = next(row[name] for row in rows if name in row)
+        values = like.new_zeros((len(rows), max(counts), *like.shape[1:]))
+        for filled, row in zip(values, rows, strict=True):
+            if name in row:
+                filled[: len(row[name])] = row[name]
+        valid = torch.arange(max(counts)) < torch.tensor(counts)[:, None]
+        packed[name] = Ragged(values.to(device), valid.to(device))
+    return packed
+
+
+def _full(logits: Tensor, frame: tuple[int, int], size: tuple[int, int], original: tuple[int, int]) -> Tensor:
+    """Low-res logits (4h, 4w) to a mask (H, W) bool of the image's size, as SAM does it (SAM_SPEC 1.7)."""
+    up = F.interpolate(logits[None, None].float(), frame, mode="bilinear", align_corners=False)
+    up = up[:, :, : size[0], : size[1]]
+    return F.interpolate(up, original, mode="bilinear", align_corners=False)[0, 0] > 0
 
 
 def _pixels(image: Pixels) -> npt.NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from samlit.model import PIXEL_MEAN, PIXEL_STD
-from samlit.predictor import Predictor
+from samlit.predictor import InFrame, Predictor
 from samlit.structures import PromptSet, Ragged
 
 
@@ -207,3 +207,134 @@ def test_what_is_no_checkpoint_is_refused_and_never_run(checkpoint, tmp_path):
     for missing in (tmp_path / "none.ckpt", tmp_path):
         with pytest.raises(FileNotFoundError, match="no such checkpoint"):
             Predictor.load(missing)
+
+
+def several(count=5):
+    """Prompts of different types, numbers and shapes."""
+    left = torch.zeros(20, 50)
+    left[:, :25] = 1
+    given = [*GIVEN.values(), {"masks": [left]}, {"masks": [1 - left], "points": [(9.0, 9.0, 1.0)]}]
+    return (given * count)[:count]
+
+
+def assert_same(a, b):
+    assert torch.equal(a.masks, b.masks)
+    torch.testing.assert_close(a.iou, b.iou, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(a.low_res_logits, b.low_res_logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 16])
+def test_prompts_asked_together_are_answered_as_if_alone(predictor, at_once):
+    pixels = [picture(20, 50, 1), picture(50, 20, 2), picture(20, 50, 3)]
+    predictor.set_images(pixels, at_once=2)
+    prompts, which = several(9), [0, 2, 2, 0, 2, 0, 0, 2, 0]
+    prompts.insert(2, {"boxes": [(2.0, 3.0, 15.0, 40.0)]})
+    which.insert(2, 1)
+    found = list(predictor.predict_each(prompts, image=which, at_once=at_once))
+    assert [tuple(one.masks.shape[1:]) for one in found] == [pixels[i].shape[:2] for i in which]
+    for one, given, i in zip(found, prompts, which, strict=True):
+        assert_same(one, predictor.predict(given, image=i))
+    predictor.set_image(pixels[2])
+    alone = predictor.predict(prompts[1])
+    assert_same(found[1], alone)
+    assert not torch.equal(found[1].low_res_logits, found[9].low_res_logits)
+
+
+def test_answers_come_one_after_the_other(predictor, monkeypatch):
+    predictor.set_image(picture())
+    asked = []
+    answer = predictor.net.answer
+    monkeypatch.setattr(predictor.net, "answer", lambda *args: asked.append(len(args[1])) or answer(*args))
+    found = predictor.predict_each([GIVEN["a box"]] * 5, at_once=2)
+    assert asked == []
+    next(found)
+    assert asked == [2]
+    assert len(list(found)) == 4
+    assert asked == [2, 2, 1]
+
+
+def test_an_answer_given_back_is_a_mask_prompt_as_it_is(predictor):
+    predictor.set_image(picture())
+    first = predictor.predict(GIVEN["a point"])
+    seen = []
+    handle = predictor.net.prompts["masks"].mask_downscaling.register_forward_pre_hook(
+        lambda _, args: seen.append(args[0])
+    )
+    predictor.predict(GIVEN["a point"] | {"masks": [first.prompt(1)]})
+    handle.remove()
+    assert torch.equal(seen[0][0, 0], first.low_res_logits[1])
+
+
+def test_prompts_that_make_no_sense_together_are_refused_before_any_answer(predictor):
+    predictor.set_images([picture(), picture()])
+    point = GIVEN["a point"]
+    for prompts, image, words in (
+        ([point], 2, "there is no image 2: 2 are set, numbered from 0"),
+        ([point], -1, "there is no image -1"),
+        ([point, point], [0], "2 prompts and 1 numbers of images"),
+        ([point, {"points": [(70.0, 1.0, 1.0)]}], 0, "outside the image"),
+        ([{"masks": [torch.ones(20, 50), InFrame(torch.ones(8, 8))]}], 0, r"of one shape, not \(32, 32\), \(8, 8\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            predictor.predict_each(prompts, image=image)
+    with pytest.raises(ValueError, match="at least one image"):
+        predictor.set_images([])
+
+
+def test_an_embedding_is_kept_and_given_back(predictor, checkpoint, tmp_path):
+    predictor.set_images([picture(20, 50, 1), picture(50, 20, 2)])
+    embedded = predictor.embedding
+    assert len(embedded) == 2
+    expected = [predictor.predict({"points": [(3.0, 4.0, 1.0)]}, image=i) for i in range(2)]
+    embedded.save(tmp_path / "kept" / "two.pt")
+    embedded[1:].save(tmp_path / "one.pt")
+    assert (tmp_path / "one.pt").stat().st_size < (tmp_path / "kept" / "two.pt").stat().st_size
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["kept", "one.pt"]
+    for form in (embedded, tmp_path / "kept" / "two.pt"):
+        other = Predictor.load(checkpoint)
+        other.set_embedding(form)
+        assert other.size == (20, 50)
+        for i in range(2):
+            assert_same(other.predict({"points": [(3.0, 4.0, 1.0)]}, image=i), expected[i])
+    other.set_embedding(tmp_path / "one.pt")
+    assert other.size == (50, 20)
+    assert_same(other.predict({"points": [(3.0, 4.0, 1.0)]}), expected[1])
+    embedded.embedding.image.clone().requires_grad_().sum().backward()  # it can be learned from
+
+
+def test_an_embedding_is_refused_where_it_does_not_belong(predictor, checkpoint, tmp_path):
+    with pytest.raises(RuntimeError, match="set an image"):
+        _ = predictor.embedding
+    predictor.set_image(picture())
+    embedded = predictor.embedding
+    embedded.save(tmp_path / "kept.pt")
+    other = Predictor.load(checkpoint)
+    other.net.decoder.iou_token.weight.data.add_(1)
+    other.set_embedding(embedded)  # another decoder may read it
+    weight = other.net.encoder.neck[0].weight
+    with torch.no_grad():
+        weight.view(-1)[:2] = weight.view(-1)[:2].flip(0)  # the same numbers in another order
+    for form in (embedded, tmp_path / "kept.pt"):
+        with pytest.raises(ValueError, match="embedded with other weights of an encoder"):
+            other.set_embedding(form)
+    with pytest.raises(ValueError, match="image size of 32, and this model has 64"):
+        Predictor(predictor.net, 64).set_embedding(embedded)
+
+
+def test_what_is_no_embedding_is_refused_and_never_run(predictor, tmp_path):
+    predictor.set_image(picture())
+    predictor.embedding.save(tmp_path / "whole.pt")
+    whole = (tmp_path / "whole.pt").read_bytes()
+    saved = torch.load(tmp_path / "whole.pt", weights_only=True)
+    (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.pt").write_text("no embedding\n")
+    torch.save({**saved, "format": "another"}, tmp_path / "format.pt")
+    torch.save({**saved, "sizes": torch.zeros(3, 2)}, tmp_path / "counts.pt")
+    torch.save({**saved, "more": Trap(tmp_path / "sprung")}, tmp_path / "trap.pt")
+    for name in ("cut", "text", "format", "counts", "trap"):
+        with pytest.raises(ValueError, match="is no embedding that samlit wrote, or is damaged") as caught:
+            predictor.set_embedding(tmp_path / f"{name}.pt")
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "sprung").exists()
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        predictor.set_embedding(tmp_path / "none.pt")

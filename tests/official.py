@@ -1,0 +1,90 @@
+"""The released implementation beside samlit's, with equal weights."""
+
+import functools
+
+import torch
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from segment_anything.modeling import Sam as OfficialSam
+from torch import nn
+
+from samlit.model import PIXEL_MEAN, PIXEL_STD, Sam
+from samlit_decoders.mask import Mask
+from samlit_encoders.tiny_vit import TinyVit
+from samlit_encoders.vit import Vit
+from samlit_prompts.boxes import Boxes
+from samlit_prompts.masks import Masks
+from samlit_prompts.points import Points
+
+NAMES = {
+    "image_encoder.": "encoder.",
+    "prompt_encoder.pe_layer.": "position.",
+    "prompt_encoder.point_embeddings.0.": "prompts.points.background.",
+    "prompt_encoder.point_embeddings.1.": "prompts.points.foreground.",
+    "prompt_encoder.point_embeddings.2.": "prompts.boxes.top_left.",
+    "prompt_encoder.point_embeddings.3.": "prompts.boxes.bottom_right.",
+    "prompt_encoder.not_a_point_embed.": "prompts.points.not_a_point.",
+    "prompt_encoder.no_mask_embed.": "prompts.masks.no_mask.",
+    "prompt_encoder.mask_downscaling.": "prompts.masks.mask_downscaling.",
+    "mask_decoder.": "decoder.",
+}
+
+
+def ours(state):
+    """An official state under samlit's names."""
+    rename = {name: next(old for old in NAMES if name.startswith(old)) for name in state}
+    return {name.replace(old, NAMES[old], 1): state[name] for name, old in rename.items()}
+
+
+class Adapter(nn.Module):
+    """One of samlit's encoders in the place of the official one."""
+
+    def __init__(self, encoder, image_size):
+        super().__init__()
+        self.encoder, self.img_size = encoder, image_size
+
+    def forward(self, image):
+        return self.encoder(image).image
+
+
+def small(seed=0, image_size=64, patch=8, channels=32):
+    """Both models at a small size, with the same random weights."""
+    torch.manual_seed(seed)
+    grid = image_size // patch
+    blocks = {"depth": 2, "num_heads": 2, "window_size": 3, "global_attn_indexes": (1,), "use_rel_pos": True}
+    norm = functools.partial(nn.LayerNorm, eps=1e-6)
+    encoder = ImageEncoderViT(
+        image_size, patch, embed_dim=24, out_chans=channels, norm_layer=norm, qkv_bias=True, **blocks
+    )
+    official = OfficialSam(encoder, *_heads(grid, image_size, channels, heads=2, mlp=48, iou=24), PIXEL_MEAN, PIXEL_STD)
+    with torch.no_grad():
+        for parameter in official.parameters():
+            parameter.add_(0.25 * torch.randn_like(parameter))
+    own = Sam(
+        Vit(image_size, 24, 2, 2, (1,), 3, patch, channels),
+        [Points, Boxes, Masks],
+        functools.partial(Mask, heads=2, mlp_dim=48, iou_hidden=24),
+    )
+    own.load_state_dict(ours(official.state_dict()))
+    return official.eval(), own.eval()
+
+
+def mobile(file):
+    """MobileSAM twice: the released predictor, prompt encoder and decoder, and samlit's; one encoder serves both."""
+    state = torch.load(file, weights_only=True)
+    own = Sam(TinyVit(), [Points, Boxes, Masks], Mask)
+    own.load_state_dict(ours(state), strict=False)
+    official = OfficialSam(Adapter(own.encoder, 1024), *_heads(64, 1024, 256), PIXEL_MEAN, PIXEL_STD)
+    rest = {name: value for name, value in state.items() if not name.startswith("image_encoder.")}
+    found = official.load_state_dict(rest, strict=False)
+    assert not found.unexpected_keys
+    assert all(name.startswith("image_encoder.") for name in found.missing_keys)
+    return official.eval(), own.eval()
+
+
+def _heads(grid, image_size, channels, heads=8, mlp=2048, iou=256):
+    prompts = PromptEncoder(channels, (grid, grid), (image_size, image_size), mask_in_chans=16)
+    transformer = TwoWayTransformer(depth=2, embedding_dim=channels, mlp_dim=mlp, num_heads=heads)
+    decoder = MaskDecoder(
+        transformer_dim=channels, transformer=transformer, num_multimask_outputs=3, iou_head_hidden_dim=iou
+    )
+    return prompts, decoder

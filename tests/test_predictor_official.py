@@ -1,0 +1,164 @@
+"""The predictor against the released one: with equal random weights, and with MobileSAM's on photographs."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from segment_anything import SamPredictor
+
+from samlit import clicks, rle
+from samlit.metrics import mask_iou
+from samlit.predictor import Predictor
+from samlit_sources.coco import Coco
+from tests import official
+
+SHARED = Path(os.environ.get("SAMLIT_SHARED") or Path(__file__).resolve().parents[2] / "shared" / "data")
+SIZES = [(40, 100), (100, 37), (64, 64), (20, 64), (31, 17), (333, 500)]
+
+
+def picture(rows, columns, seed=0):
+    small = np.random.default_rng(seed).integers(0, 256, (-(-rows // 5), -(-columns // 5), 3), np.uint8)
+    return small.repeat(5, 0).repeat(5, 1)[:rows, :columns]
+
+
+def asked(rows, columns):
+    """Prompts at shares of an image's sides: samlit's, and the released predictor's for the same."""
+
+    def at(x, y):
+        return x * columns, y * rows
+
+    one, two, box = at(0.3, 0.6), at(0.71, 0.2), (*at(0.1, 0.2), *at(0.8, 0.93))
+    points = {"point_coords": np.array([one, two]), "point_labels": np.array([1, 0])}
+    first = {"point_coords": np.array([two]), "point_labels": np.array([1])}
+    return {
+        "a point": ({"points": [(*two, 1)]}, first | {"multimask_output": True}),
+        "points": ({"points": [(*one, 1), (*two, 0)]}, points | {"multimask_output": False}),
+        "a box": ({"boxes": [box]}, {"box": np.array(box), "multimask_output": True}),
+        "all": (
+            {"points": [(*one, 1), (*two, 0)], "boxes": [box]},
+            points | {"box": np.array(box), "multimask_output": False},
+        ),
+    }
+
+
+def assert_equal(found, masks, iou, logits):
+    """An answer of ours, most confident first, against the released predictor's three arrays."""
+    order = np.argsort(-iou)
+    np.testing.assert_allclose(found.iou, iou[order], atol=1e-4, rtol=1e-3)
+    np.testing.assert_allclose(found.low_res_logits, logits[order], atol=1e-3 * np.abs(logits).max(), rtol=1e-3)
+    for mine, theirs in zip(found.masks.numpy(), masks[order], strict=True):
+        assert mine.shape == theirs.shape
+        # A pixel where the logit is zero but for rounding may fall on either side.
+        assert (mine != theirs).sum() <= 1e-3 * mine.size
+
+
+@pytest.fixture(scope="module")
+def both():
+    released, own = official.small()
+    return SamPredictor(released), Predictor(own, 64)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_answers_are_those_of_the_released_predictor(both, size):
+    released, own = both
+    released.set_image(picture(*size))
+    own.set_image(picture(*size))
+    np.testing.assert_allclose(own.embedding.embedding.image, released.features, atol=2e-4, rtol=1e-3)
+    given = asked(*size)
+    several = list(own.predict_each([ours for ours, _ in given.values()]))
+    filled = []
+    for (ours, theirs), again in zip(given.values(), several, strict=True):
+        masks, iou, logits = released.predict(**theirs)
+        found = own.predict(ours)
+        assert_equal(found, masks, iou, logits)
+        assert_equal(again, masks, iou, logits)
+        filled.append(masks.mean())
+        # And on from there, with the best answer's logits as they are.
+        best = int(iou.argmax())
+        more = theirs | {"mask_input": logits[best][None], "multimask_output": False}
+        assert_equal(own.predict(ours | {"masks": [found.prompt()]}), *released.predict(**more))
+    assert 0.02 < np.mean(filled) < 0.98
+
+
+def test_boxes_of_one_image_are_answered_as_by_predict_torch(both):
+    released, own = both
+    size = (80, 120)
+    released.set_image(picture(*size))
+    own.set_image(picture(*size))
+    boxes = torch.tensor([[3.0, 4, 30, 50], [20, 20, 90, 70], [0, 0, 119, 79], [60, 5, 70, 9]])
+    moved = released.transform.apply_boxes_torch(boxes, size)
+    masks, iou, logits = (x.numpy() for x in released.predict_torch(None, None, moved, multimask_output=True))
+    found = own.predict_each([{"boxes": [box]} for box in boxes], at_once=3)
+    for i, answer in enumerate(found):
+        assert_equal(answer, masks[i], iou[i], logits[i])
+    assert i == 3
+
+
+def measured(source, count, most, released, own):
+    """Box and one-point mIoU, released and ours, checking answer by answer.
+
+    Over images spread evenly over a source, and the largest masks of each.
+    """
+    ious = {"box": [], "point": []}
+    for index in range(0, len(source), -(-len(source) // count)):
+        sample = source[index]
+        largest = sorted(sample.masks, key=rle.area, reverse=True)[:most]
+        truth = torch.from_numpy(np.stack([rle.decode(mask) for mask in largest])).bool()
+        own.set_image(sample.image)
+        released.set_image(sample.image)
+        np.testing.assert_allclose(own.embedding.embedding.image, released.features, atol=1e-4, rtol=1e-3)
+        xy, label, _ = clicks.centre(truth, torch.zeros_like(truth))
+        boxes = [[x0, y0, x1 - 1, y1 - 1] for x0, y0, x1, y1 in map(rle.box, largest)]
+        prompts = [{"boxes": [box]} for box in boxes]
+        prompts += [{"points": [(*p, 1)]} for p in xy.tolist()]
+        assert label.all()
+        for i, answer in enumerate(own.predict_each(prompts)):
+            which, kind = i % len(truth), "box" if i < len(truth) else "point"
+            if kind == "box":
+                theirs = released.predict(box=np.array(boxes[which]))
+            else:
+                theirs = released.predict(point_coords=xy[which : which + 1].numpy(), point_labels=np.array([1]))
+            masks = torch.from_numpy(theirs[0])[torch.from_numpy(theirs[1]).argsort(descending=True)]
+            assert mask_iou(answer.masks, masks).min() > 0.999
+            assert torch.allclose(answer.iou, torch.from_numpy(theirs[1]).sort(descending=True).values, atol=1e-3)
+            pair = torch.stack([masks[0], answer.masks[0]])
+            ious[kind].append(mask_iou(pair, truth[which].expand_as(pair)))
+    return {kind: torch.stack(rows).mean(0).tolist() for kind, rows in ious.items()}
+
+
+@pytest.fixture(scope="module")
+def mobile():
+    file = SHARED.parent / "weights" / "mobile_sam.pt"
+    if not file.is_file():
+        pytest.skip("needs MobileSAM's weights, which are not here: weights/mobile_sam.pt beside $SAMLIT_SHARED")
+    released, own = official.mobile(file)
+    return SamPredictor(released), Predictor(own, 1024)
+
+
+def photographs(name):
+    file = SHARED / name / "annotations.json"
+    if not file.is_file():
+        pytest.skip(f"needs {name}, which is not here: set SAMLIT_SHARED")
+    return Coco(str(file), empty=False)
+
+
+@pytest.mark.parametrize(("name", "box", "point"), [("food/train", 0.9, 0.7), ("nuclei/val", 0.8, 0.6)])
+def test_mobile_sam_answers_as_released(mobile, name, box, point):
+    found = measured(photographs(name), 2, 8, *mobile)
+    for kind, floor in (("box", box), ("point", point)):
+        theirs, ours = found[kind]
+        assert abs(theirs - ours) < 0.005
+        assert ours > floor
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "box", "point"), [("food/train", 0.92, 0.74), ("nuclei/val", 0.84, 0.63)])
+def test_mobile_sam_answers_as_released_on_more(mobile, name, box, point):
+    found = measured(photographs(name), 15, 8, *mobile)
+    print(name, found)
+    for kind, floor in (("box", box), ("point", point)):
+        theirs, ours = found[kind]
+        assert abs(theirs - ours) < 0.005
+        assert ours > floor
