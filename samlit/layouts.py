@@ -120,7 +120,7 @@ def from_sam(state: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
         return state
     renamed = _rename(state, _renamer(layout, back=False))
     if layout == "hf":
-        renamed[HF_TWIN] = renamed["shared_image_embedding.positional_embedding"]
+        renamed[HF_TWIN] = renamed["shared_image_embedding.positional_embedding"].clone()
     return renamed
 
 
@@ -129,7 +129,7 @@ def _rename(state: dict[str, Tensor], rename: Callable[[str], str | None]) -> di
     for name, value in state.items():
         new = rename(name)
         if new is None:
-            raise ValueError(f"there is no place for {name!r}")
+            raise ValueError(f"there is no place for {name!r} among the names that others know")
         renamed[new] = value
     return renamed
 
