@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from samlit import plugins
 from samlit.errors import UsageError
@@ -61,18 +62,36 @@ class Architecture:
     image_size: int
 
     def build(self) -> Sam:
-        """The model, with weights by chance.
+        """The model, with places for all weights and nothing sensible in them yet.
 
         Raises:
             SamlitError: A plug-in of it is not installed.
             ValueError: Its numbers do not fit each other.
         """
         try:
+            return self._build()
+        except UsageError as error:  # nobody typed these names
+            raise ValueError(f"its model cannot be built here: {error}") from error
+
+    def _build(self) -> Sam:
+        with _without_chance():
             encoder = self.encoder.type(image_size=self.image_size, **self.encoder.arguments)
             prompts = [functools.partial(part.type, **part.arguments) for part in self.prompts]
             return Sam(encoder, prompts, functools.partial(self.decoder.type, **self.decoder.arguments))
-        except UsageError as error:  # nobody typed these names
-            raise ValueError(f"its model cannot be built here: {error}") from error
+
+
+@contextmanager
+def _without_chance() -> Iterator[None]:
+    """Leave weights as they lie in memory: to draw those of a ViT that are overwritten at once takes most of a load."""
+    names = ("kaiming_uniform_", "normal_", "orthogonal_", "trunc_normal_", "uniform_")
+    before = {name: getattr(nn.init, name) for name in names}
+    for name in names:
+        setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
+    try:
+        yield
+    finally:
+        for name in names:
+            setattr(nn.init, name, before[name])
 
 
 def recognise(state: dict[str, Tensor], heads: int = HEADS) -> Architecture:

@@ -75,8 +75,8 @@ def _persist(published: Published, piece: Path, report: Report, pause: float) ->
             final = isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500
             if final or attempt == TRIES - 1:
                 raise SamlitError(
-                    f"{published.file} cannot be downloaded from {published.url} ({_why(error)}): try again online, or "
-                    f"bring the file from elsewhere and give its path"
+                    f"{published.file} cannot be downloaded from {published.url} ({_why(error)}): try again online "
+                    "(what came so far is kept), or bring the file from elsewhere and give its path"
                 ) from error
             time.sleep(pause * 2**attempt)
 

@@ -82,8 +82,7 @@ def official(net: Sam, image_size: int) -> tuple[dict[str, Tensor], Architecture
     """
     state = layouts.to_sam(net.state_dict(), "samlit")
     model = architecture.recognise(state)
-    with torch.device("meta"):
-        read = model.build()
+    read = model.build()
     wanted = layouts.to_sam(read.state_dict(), "samlit")
     if differing := [name for name in state.keys() ^ wanted.keys() if not name.endswith("num_batches_tracked")]:
         name = min(differing)
@@ -97,27 +96,35 @@ def official(net: Sam, image_size: int) -> tuple[dict[str, Tensor], Architecture
             f"these weights do not say the size of their frame, {image_size} here, and readers take it to be "
             f"{model.image_size}"
         )
-    _same_answers(net, model)
-    return {name: value.detach().float().contiguous() for name, value in state.items()}, model
+    _same_answers(net, read)
+    whole = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    return {name: value.detach().contiguous() for name, value in (whole | _unused(model)).items()}, model
+
+
+def _unused(model: Architecture) -> dict[str, Tensor]:
+    """What MobileSAM's own code wants to find in a file though no mask depends on it: TinyViT's classifier."""
+    if model.encoder.name != "tiny_vit":
+        return {}
+    dim = model.encoder.arguments["dims"][-1]
+    sizes = {"norm_head.weight": (dim,), "norm_head.bias": (dim,), "head.weight": (1000, dim), "head.bias": (1000,)}
+    return {f"image_encoder.{name}": torch.zeros(size) for name, size in sizes.items()}
 
 
 @torch.inference_mode()
-def _same_answers(net: Sam, model: Architecture) -> None:
+def _same_answers(net: Sam, read: Sam) -> None:
     """Refuse a decoder that is more than its names and shapes tell, as by its number of attention heads.
 
     Raises:
         ValueError: A reader of the file would answer otherwise.
     """
     channels, grid = net.encoder.channels, 4
-    decoder = model.decoder.type(channels, **model.decoder.arguments)
-    decoder.load_state_dict(net.decoder.state_dict())
+    read.decoder.load_state_dict(net.decoder.state_dict())
     chance = torch.Generator().manual_seed(0)
     image = torch.randn(1, channels, grid, grid, generator=chance)
     tokens = Sparse(torch.randn(1, 2, channels, generator=chance), torch.ones(1, 2, dtype=torch.bool))
     asked = (Embedding(image), net.position.grid((grid, grid)), torch.zeros(1, dtype=torch.int64), tokens, None, None)
-    net.eval()
     try:
-        answers = [one.eval()(*asked)[0] for one in (net.decoder, decoder)]
+        answers = [decoder.eval()(*asked)[0] for decoder in (net.decoder, read.decoder)]
     except ValueError as error:
         raise ValueError(f"its decoder needs more than readers give it: {error}") from error
     scale = answers[1].abs().max()
