@@ -1,4 +1,4 @@
-"""Published weights into the cache: whole, checked, gone on with after a break, and one line when they cannot be had."""
+"""Published weights into the cache: whole, checked, gone on with after a break, or one line why not."""
 
 import hashlib
 import json
@@ -100,7 +100,7 @@ def test_a_server_without_ranges_begins_anew(cache):
 
 def test_the_next_call_goes_on_where_this_one_gave_up(cache):
     server = Server(breaks=[1_000_000, 0, 0, 0])
-    with pytest.raises(SamlitError, match="cannot be downloaded from .*the connection broke after") as error:
+    with pytest.raises(SamlitError, match=r"cannot be downloaded from .*the connection broke after") as error:
         download.fetch(published(server.url), pause=0)
     assert "\n" not in str(error.value)
     assert left(cache) == [".some_weights.pth.part"]

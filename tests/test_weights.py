@@ -18,7 +18,11 @@ from tests import others
 
 SHARED = Path(os.environ.get("SAMLIT_SHARED") or Path(__file__).resolve().parents[2] / "shared" / "data")
 MOBILE = SHARED.parent / "weights" / "mobile_sam.pt"
-RELEASED = {"b": (768, 12, 12, (2, 5, 8, 11)), "l": (1024, 24, 16, (5, 11, 17, 23)), "h": (1280, 32, 16, (7, 15, 23, 31))}
+RELEASED = {
+    "b": (768, 12, 12, (2, 5, 8, 11)),
+    "l": (1024, 24, 16, (5, 11, 17, 23)),
+    "h": (1280, 32, 16, (7, 15, 23, 31)),
+}
 
 has_tiny_vit = any(plugin.name == "tiny_vit" for plugin in plugins.catalogue("encoders"))
 needs_tiny_vit = pytest.mark.skipif(not has_tiny_vit, reason="the encoder tiny_vit is not registered")
@@ -64,7 +68,7 @@ def test_vit_b_answers_as_the_official_one_and_goes_back_to_it(tmp_path):
         assert others.apart(answer.iou, iou) <= 1e-5
     export.sam(ours.net, 1024, tmp_path / "back.pth")
     back = torch.load(tmp_path / "back.pth", weights_only=True)
-    assert list(back) != [] and all(value.dtype == torch.float32 for value in back.values())
+    assert all(value.dtype == torch.float32 for value in back.values())
     before = model.state_dict()
     assert back.keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in back.items())
