@@ -9,13 +9,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from samlit import plugins
+from samlit.contracts import Decoder, Sparse
 from samlit.errors import UsageError
 from samlit.model import Sam
+from samlit.structures import Embedding
 
-__all__ = ["Architecture", "Part", "recognise"]
+__all__ = ["HEADS", "Architecture", "Part", "answer_alike", "decoder", "recognise"]
 
 HEADS = 8
 """Attention heads of SAM's decoder: the one number that no shape tells (SAM_SPEC 1.5)."""
@@ -70,7 +73,7 @@ class Architecture:
         """
         try:
             return self._build()
-        except UsageError as error:  # nobody typed these names
+        except (UsageError, TypeError) as error:  # nobody typed these names
             raise ValueError(f"its model cannot be built here: {error}") from error
 
     def _build(self) -> Sam:
@@ -123,7 +126,7 @@ def _recognise(state: dict[str, Tensor], heads: int) -> Architecture:
         Part("prompts", "boxes", {}),
         Part("prompts", "masks", {} if hidden == 16 else {"hidden": hidden}),
     )
-    return Architecture(encoder, prompts, _decoder(state, heads), image_size)
+    return Architecture(encoder, prompts, decoder(state, heads), image_size)
 
 
 def _vit(state: dict[str, Tensor]) -> tuple[Part, int]:
@@ -171,7 +174,12 @@ def _tiny_vit(state: dict[str, Tensor]) -> Part:
     return Part("encoders", "tiny_vit", arguments)
 
 
-def _decoder(state: dict[str, Tensor], heads: int) -> Part:
+def decoder(state: dict[str, Tensor], heads: int = HEADS) -> Part:
+    """The decoder that weights by SAM's own names are of.
+
+    Raises:
+        KeyError: A weight that every decoder has is missing.
+    """
     arguments = {
         "depth": _count(state, r"mask_decoder\.transformer\.layers\.(\d+)\."),
         "heads": heads,
@@ -179,7 +187,35 @@ def _decoder(state: dict[str, Tensor], heads: int) -> Part:
         "multimask_outputs": state["mask_decoder.mask_tokens.weight"].shape[0] - 1,
         "iou_hidden": state["mask_decoder.iou_prediction_head.layers.0.weight"].shape[0],
     }
-    return Part("decoders", "mask", arguments)
+    # SAM-HQ is SAM's decoder and more beside it.
+    return Part("decoders", "hq" if "mask_decoder.hf_token.weight" in state else "mask", arguments)
+
+
+@torch.inference_mode()
+def answer_alike(a: Decoder, b: Decoder, channels: int) -> bool:
+    """Whether two decoders answer alike with the weights of the first, which the second is given.
+
+    Names and shapes may be the same and the answers not, as with another number of attention heads.
+
+    Raises:
+        ValueError: One of them needs more than an image embedding.
+    """
+    b.load_state_dict(a.state_dict())
+    device = next(a.parameters()).device
+    chance = torch.Generator().manual_seed(0)
+    image = torch.randn(1, channels, 4, 4, generator=chance)
+    position, tokens = torch.randn(channels, 4, 4, generator=chance), torch.randn(1, 2, channels, generator=chance)
+    answers = []
+    for decoder in (a, b.to(device)):
+        training = decoder.training
+        sparse = Sparse(tokens.to(device), torch.ones(1, 2, dtype=torch.bool, device=device))
+        which = torch.zeros(1, dtype=torch.int64, device=device)
+        try:
+            logits, _ = decoder.eval()(Embedding(image.to(device)), position.to(device), which, sparse, None, None)
+        finally:
+            decoder.train(training)
+        answers.append(logits)
+    return bool((answers[0] - answers[1]).abs().max() <= 1e-3 * answers[1].abs().max())
 
 
 def _count(names: Iterable[str], pattern: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -136,6 +137,24 @@ def _start(net: Sam, found: tensors.Tensors) -> None:
         warnings.warn(f"the weights have {part}, and this model has not: left out", stacklevel=1)
         state = {name: value for name, value in state.items() if not name.startswith(f"{part}.")}
     _fill(net, state, lambda name: name.startswith(tuple(kept)))
+    if found.layout != "samlit":
+        _check_heads(net, layouts.to_sam(found.state, found.layout), _heads(found))
+
+
+def _check_heads(net: Sam, state: dict[str, Tensor], heads: int) -> None:
+    """Refuse a decoder that the weights fit and that does not answer as the one that they were trained in.
+
+    Raises:
+        ValueError: It has another number of attention heads.
+    """
+    part = architecture.decoder(state, heads)
+    if type(net.decoder) is not part.type:
+        return
+    as_trained, alike = part.type(net.encoder.channels, **part.arguments), True
+    with suppress(ValueError):  # one that wants finer maps as well cannot be asked without them
+        alike = architecture.answer_alike(net.decoder, as_trained, net.encoder.channels)
+    if not alike:
+        raise ValueError(f"its decoder has {heads} attention heads, and this model's another number")
 
 
 def _parts(names: Iterable[str]) -> set[str]:

@@ -176,11 +176,11 @@ def test_a_weight_of_another_shape_or_none_is_named(tmp_path):
         assert "\n" not in str(error.value)
 
 
-def small(side=others.SIDE, prompts=(Points, Boxes, Masks), encoder=None):
+def small(side=others.SIDE, prompts=(Points, Boxes, Masks), encoder=None, heads=8):
     """samlit's own model of the shape of the small official one."""
     vit_args = {"dim": 32, "depth": 3, "heads": 2, "global_blocks": (1,), "window": 3, "patch": 16, "channels": 32}
     encoder = encoder or Vit(side, **vit_args, mlp_ratio=2.0)
-    return Sam(encoder, prompts, functools.partial(Mask, heads=8, mlp_dim=64, iou_hidden=24))
+    return Sam(encoder, prompts, functools.partial(Mask, heads=heads, mlp_dim=64, iou_hidden=24))
 
 
 def test_a_training_starts_from_official_weights_at_any_image_size(tmp_path):
@@ -193,6 +193,15 @@ def test_a_training_starts_from_official_weights_at_any_image_size(tmp_path):
     start_from(other, tmp_path / "sam.pth")
     assert other.encoder.pos_embed.shape == (1, 4, 4, 32)
     assert torch.equal(other.encoder.neck[0].weight, state["image_encoder.neck.0.weight"])
+
+
+def test_a_decoder_of_another_number_of_heads_is_refused_though_all_shapes_fit(tmp_path):
+    torch.save(others.official().state_dict(), tmp_path / "sam.pth")
+    with pytest.raises(
+        UsageError,
+        match="sam.pth is of another model: its decoder has 8 attention heads, and this model's another number",
+    ):
+        start_from(small(heads=4), tmp_path / "sam.pth")
 
 
 def test_a_new_prompt_type_starts_by_chance_and_is_noted(tmp_path):
