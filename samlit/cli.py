@@ -11,7 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from samlit import __version__
 from samlit.errors import ArgumentParser, SamlitError, UsageError, did_you_mean, one_line
@@ -35,8 +35,9 @@ class Command(NamedTuple):
 COMMANDS = {
     "fit": Command("samlit.cli:run_recipe", "train a recipe, or fine-tune with it"),
     "validate": Command("samlit.cli:run_recipe", "run a recipe's validation tasks"),
-    "list": Command("samlit.cli:list_registered", "what is registered: plug-ins and recipes"),
+    "list": Command("samlit.cli:list_registered", "what is there: plug-ins, recipes and published weights"),
     "segment": Command("samlit.segment:main", "masks of pictures, from the shell"),
+    "export": Command("samlit.export:main", "take weights elsewhere: to SAM's own code, transformers, safetensors"),
 }
 
 EXAMPLES = """
@@ -153,22 +154,28 @@ def _usage() -> str:
 
 def list_registered(argv: list[str]) -> int:
     """`samlit list [KIND] [--json]`: names, what they are, and the package that each came from."""
-    from samlit import plugins, recipe
+    from samlit import catalogue, plugins, recipe
 
-    parser = ArgumentParser(prog="samlit list", description="What is registered: plug-ins and recipes.")
-    kinds = [*plugins.KINDS, "recipes"]
+    parser = ArgumentParser(prog="samlit list", description="What is there: plug-ins, recipes and published weights.")
+    kinds = [*plugins.KINDS, "recipes", "weights"]
     parser.add_argument("kind", nargs="?", metavar="KIND", help=f"one of {', '.join(kinds)}; all by default")
-    parser.add_argument("--json", action="store_true", help="a list of objects: kind, name, summary, package")
+    told = "a list of objects: kind, name, summary, package; of weights also url, licence, size, checksum"
+    parser.add_argument("--json", action="store_true", help=told)
     options = parser.parse_args(argv)
     if options.kind and options.kind not in kinds:
         near = did_you_mean(options.kind, kinds)
         raise UsageError(f"there is no kind {options.kind!r}{near} (kinds: {', '.join(kinds)})")
 
-    rows: list[dict[str, str]] = []
+    rows: list[dict[str, Any]] = []
     for kind in [options.kind] if options.kind else kinds:
         if kind == "recipes":
             for name in recipe.names():
                 rows.append({"kind": kind, "name": name, "summary": recipe.summary(name), "package": "samlit"})
+            continue
+        if kind == "weights":
+            for name, published in catalogue.PUBLISHED.items():
+                row = {"kind": kind, "name": name, "summary": published.summary, "package": "samlit"}
+                rows.append(row | vars(published) | {"facts": published.facts})
             continue
         for plugin in plugins.catalogue(kind):
             row = {"kind": kind, "name": plugin.name, "summary": plugin.summary(), "package": plugin.package}
@@ -181,7 +188,7 @@ def list_registered(argv: list[str]) -> int:
     return 0
 
 
-def _print_table(rows: list[dict[str, str]]) -> None:
+def _print_table(rows: list[dict[str, Any]]) -> None:
     """For a person: a table where there is a terminal, tab-separated lines where there is a pipe."""
     cells = [(r["kind"], r["name"], _told(r), r["package"]) for r in rows]
     if not sys.stdout.isatty():
@@ -199,10 +206,11 @@ def _print_table(rows: list[dict[str, str]]) -> None:
     Console().print(table)
 
 
-def _told(row: dict[str, str]) -> str:
-    if "problem" not in row:
-        return row["summary"]
-    return f"{row['summary']} [cannot be used: {row['problem']}]".lstrip()
+def _told(row: dict[str, Any]) -> str:
+    summary = str(row["summary"])
+    if "facts" in row:
+        return f"{summary} ({row['facts']})"
+    return f"{summary} [cannot be used: {row['problem']}]".lstrip() if "problem" in row else summary
 
 
 def run_recipe(argv: list[str]) -> int:

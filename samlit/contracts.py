@@ -59,6 +59,20 @@ class Encoder(nn.Module, ABC):
         """
         return 0, 1
 
+    def convert(self, state: dict[str, Tensor], layout: str) -> dict[str, Tensor]:
+        """Weights that another project trained, under the names of this module and in its shapes.
+
+        What the result lacks keeps its start. `state` may be used up.
+
+        Args:
+            state: Weights by the names of that project.
+            layout: "mae", masked autoencoders (SAM_SPEC 1.3).
+
+        Raises:
+            ValueError: This encoder takes no such weights; one line that says why.
+        """
+        raise ValueError(f"the encoder {type(self).__name__} takes no weights of the layout {layout!r}")
+
 
 class Frame(NamedTuple):
     """The frame that prompts are encoded in.

@@ -36,7 +36,8 @@ class SamModule(pl.LightningModule):
         loss: Weights and choices of the losses.
         optim: The optimiser and its schedule.
         seed: Of the simulated prompts; `seed_everything`, said once there.
-        weights: A samlit checkpoint that a training starts from, of the same model at any image size.
+        weights: What a training starts from: published weights (`samlit list weights`), a samlit checkpoint, or a file
+            of another project's, of the same model at any image size; an encoder's alone will do.
     """
 
     def __init__(

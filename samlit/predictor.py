@@ -15,10 +15,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from samlit import frames, images
+from samlit import checkpoints, frames, images
 from samlit.embeddings import Embedded, fingerprint
 from samlit.model import Sam
-from samlit.module import SamModule
 from samlit.structures import Embedding, PromptSet, Ragged, Sample
 
 __all__ = ["InFrame", "Masks", "Predictor"]
@@ -74,27 +73,20 @@ class Predictor:
 
     @classmethod
     def load(cls, weights: str | Path, device: torch.device | str | None = None) -> Predictor:
-        """A predictor from a samlit checkpoint; nothing but tensors and plain values is unpickled.
+        """A predictor from weights; nothing but tensors and plain values is unpickled.
+
+        Args:
+            weights: A file of any layout that holds a whole model (samlit's `.ckpt`, SAM's `.pth`, MobileSAM's `.pt`,
+                `.safetensors`), a folder of transformers, or a published name (`samlit list weights`).
+            device: Where it runs.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is no checkpoint of samlit's, or a damaged one, or needs a plug-in that is not installed.
+            ValueError: It is damaged, of no known model, or needs a plug-in that is not installed.
+            SamlitError: It cannot be downloaded.
         """
-        path = Path(weights)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path}: there is no such checkpoint; `samlit fit` writes them to runs/NAME/best.ckpt"
-            )
-        try:
-            module = SamModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-        except (OSError, MemoryError):
-            raise
-        except Exception as error:  # what damaged and foreign files make of torch, Lightning and the parser is endless
-            why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ValueError(
-                f"{path}: is not a checkpoint that samlit wrote, or is damaged, or a plug-in of it is missing ({why})"
-            ) from error
-        return cls(module.net, module.image_size, device)
+        net, image_size = checkpoints.load(weights)
+        return cls(net, image_size, device)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -41,7 +41,12 @@ def main(argv: list[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="one or more image files")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="a checkpoint: runs/NAME/best.ckpt")
+    parser.add_argument(
+        "--weights",
+        required=True,
+        metavar="NAME|FILE",
+        help="published weights (sam_vit_b, mobile_sam, ...: `samlit list weights`), or a file: runs/NAME/best.ckpt",
+    )
     parser.add_argument(
         "--out",
         required=True,

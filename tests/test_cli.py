@@ -39,6 +39,7 @@ def ended(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
         ("--version", 0),
         ("list", 0),
         ("list prompts --json", 0),
+        ("list weights", 0),
         ("fitt", 2),
         ("fit", 2),
         ("fit --recipe tinny", 2),
@@ -77,9 +78,11 @@ def test_every_command_leads_somewhere(command: str) -> None:
 def test_list_tells_everything_that_is_registered(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [row["kind"] for row in rows] == sorted((r["kind"] for r in rows), key=[*plugins.KINDS, "recipes"].index)
-    assert all(list(row) == ["kind", "name", "summary", "package"] and all(row.values()) for row in rows)
-    assert {"vit_h", "points", "mask", "interactive", "sa1b", "tiny"} <= {row["name"] for row in rows}
+    kinds = [*plugins.KINDS, "recipes", "weights"]
+    assert [row["kind"] for row in rows] == sorted((row["kind"] for row in rows), key=kinds.index)
+    columns = ["kind", "name", "summary", "package"]
+    assert all(list(row)[:4] == columns and all(row[column] for column in columns) for row in rows)
+    assert {"vit_h", "points", "mask", "interactive", "sa1b", "tiny", "sam_vit_b"} <= {row["name"] for row in rows}
     assert main(["list", "prompts"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("\t")[1] for line in lines] == [row["name"] for row in rows if row["kind"] == "prompts"]

@@ -196,16 +196,14 @@ def test_what_is_no_checkpoint_is_refused_and_never_run(checkpoint, tmp_path):
     files = bad_checkpoints(checkpoint, tmp_path)
     assert len(files) == 13
     for file in files:
-        with pytest.raises(
-            ValueError, match=r"is not a checkpoint that samlit wrote, or is damaged, or a plug-in"
-        ) as caught:
+        with pytest.raises(ValueError, match=file.name) as caught:
             Predictor.load(file)
         assert str(file) in str(caught.value)
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 600
     assert not (tmp_path / "sprung").exists()
     for missing in (tmp_path / "none.ckpt", tmp_path):
-        with pytest.raises(FileNotFoundError, match="no such checkpoint"):
+        with pytest.raises(FileNotFoundError, match="there is no"):
             Predictor.load(missing)
 
 
