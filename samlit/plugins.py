@@ -93,7 +93,7 @@ def _index() -> tuple[Plugin, ...]:
             continue
         if not entries:
             continue
-        package = dist.metadata.get("Name", "an unnamed package")
+        package, *_ = dist.metadata.get_all("Name") or ["an unnamed package"]
         # One package can be found twice, as an editable install and its egg-info: as everywhere, the first on the
         # path counts.
         if _canonical(package) in seen:
