@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import platform
 import random
 import statistics
@@ -146,7 +147,12 @@ def encoder(given: argparse.Namespace, console: Console) -> None:
     official = sam_model_registry["vit_b"]().image_encoder
     if given.size != 1024:
         official = type(official)(
-            img_size=given.size, out_chans=256, use_rel_pos=True, window_size=14, global_attn_indexes=(2, 5, 8, 11)
+            img_size=given.size,
+            out_chans=256,
+            norm_layer=functools.partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=14,
+            global_attn_indexes=(2, 5, 8, 11),
         )
     stirred(official)
     peer = stirred(timm.create_model("samvit_base_patch16", pretrained=False, img_size=given.size))
