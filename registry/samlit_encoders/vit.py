@@ -19,7 +19,7 @@ from samlit.layers import LayerNorm2d
 from samlit.structures import Embedding
 from samlit_encoders._attention import Attention
 
-__all__ = ["Vit", "vit_b", "vit_h", "vit_l"]
+__all__ = ["Vit", "resized", "vit_b", "vit_h", "vit_l"]
 
 BAND = 1024  # cells that run through a block together on a processor that does not train
 
@@ -108,7 +108,7 @@ class Vit(Encoder):
             size = " x ".join(map(str, image.shape[-2:]))
             raise ValueError(f"vit: an image of {size} is not a multiple of the patch, {self.stride}")
         x, early = self.patch_embed(image)
-        x = x + _resized(self.pos_embed, x.shape[1:3])
+        x = x + resized(self.pos_embed, x.shape[1:3])
         recompute = self.checkpoint and torch.is_grad_enabled()
         for block in self.blocks:
             x = recomputed(block, x, use_reentrant=False) if recompute else block(x)
@@ -139,7 +139,7 @@ def _waves(grid: int, dim: int) -> Tensor:
     return F.pad(torch.cat([across, down], 2), (0, dim - 2 * (dim // 2)))[None]
 
 
-def _resized(positions: Tensor, size: Sequence[int]) -> Tensor:
+def resized(positions: Tensor, size: Sequence[int]) -> Tensor:
     """Positions of cells (1, rows, columns, dim) for a grid of another size, as ViTDet: (1, *size, dim)."""
     if positions.shape[1:3] == tuple(size):
         return positions
@@ -151,7 +151,7 @@ def _fit_positions(vit: Vit, state: dict[str, Any], prefix: str, *rest: Any) -> 
     """Bring positions that were learned on another grid to this one's, before they are loaded."""
     key = f"{prefix}pos_embed"
     if key in state and state[key].ndim == 4:
-        state[key] = _resized(state[key].float(), vit.pos_embed.shape[1:3]).to(state[key].dtype)
+        state[key] = resized(state[key].float(), vit.pos_embed.shape[1:3]).to(state[key].dtype)
     for name, parameter in vit.named_parameters():
         key = prefix + name
         if name.endswith(("rel_pos_h", "rel_pos_w")) and key in state and len(state[key]) != len(parameter):
