@@ -14,7 +14,7 @@ prompts name pixels, not their corners. Boxes are xyxy.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -72,6 +72,14 @@ class Encoder(nn.Module, ABC):
             ValueError: This encoder takes no such weights; one line that says why.
         """
         raise ValueError(f"the encoder {type(self).__name__} takes no weights of the layout {layout!r}")
+
+    def shards(self) -> Sequence[nn.Module]:
+        """The modules, one after the other, that hold most weights and most of what a gradient needs.
+
+        Whoever shards the weights over devices, or computes activations again for the gradient, wraps each of these;
+        each is called once a forward pass. Without an override there are none, and the encoder is one piece.
+        """
+        return ()
 
 
 class Frame(NamedTuple):

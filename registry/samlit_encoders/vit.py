@@ -5,28 +5,33 @@ Paper section 3 and appendix A; ViTDet (arXiv 2203.16527); SAM_SPEC 1.2. Paramet
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from samlit.contracts import Encoder
 from samlit.layers import LayerNorm2d
 from samlit.structures import Embedding
+from samlit_encoders._attention import Attention
 
-__all__ = ["Vit", "vit_b", "vit_h", "vit_l"]
+__all__ = ["Vit", "resized", "vit_b", "vit_h", "vit_l"]
+
+BAND = 1024  # cells that run through a block together on a processor that does not train
 
 
 class Vit(Encoder):
     """Plain ViT of any size, window and global blocks, relative positions.
 
-    Weights of another `image_size` load: absolute and relative positions are interpolated.
+    Weights of another `image_size` load, and images of any size that is a multiple of `patch` are encoded: absolute and
+    relative positions are interpolated.
 
     Args:
-        image_size: Side of the square frame in pixels.
+        image_size: Side of the square frame in pixels that positions are learned for.
         dim: Width of the blocks.
         depth: Number of blocks.
         heads: Attention heads a block.
@@ -38,7 +43,10 @@ class Vit(Encoder):
         stem: How pixels become cells: one convolution of the patch's size ("patch", as SAM), or 3 x 3 convolutions
             of stride 2 ("conv", arXiv 2106.14881), which learn far more from few images and whose finer maps serve
             a decoder's `high_res`.
-        drop_path: Chance that a block is skipped in training, 0 at the first block rising to this at the last.
+        drop_path: Chance that a branch of a block is skipped in training, 0 at the first block rising to this at the
+            last.
+        checkpoint: Keep only what goes into a block and compute the rest again for the gradient: a third more work, a
+            fraction of the memory.
     """
 
     def __init__(
@@ -54,6 +62,7 @@ class Vit(Encoder):
         mlp_ratio: float = 4.0,
         stem: Literal["patch", "conv"] = "patch",
         drop_path: float = 0.0,
+        checkpoint: bool = False,
     ) -> None:
         super().__init__()
         if image_size % patch:
@@ -64,7 +73,7 @@ class Vit(Encoder):
             raise ValueError(f"global_blocks {outside} are not among the {depth} blocks, 0 to {depth - 1}")
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path {drop_path} is not a chance from 0 to below 1")
-        self.channels, self.stride, self.depth = channels, patch, depth
+        self.channels, self.stride, self.depth, self.checkpoint = channels, patch, depth, checkpoint
         grid = image_size // patch
         self.patch_embed = _Patches(dim, patch) if stem == "patch" else _Convolutions(dim, patch)
         self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, dim))
@@ -90,13 +99,25 @@ class Vit(Encoder):
         self.register_load_state_dict_pre_hook(_fit_positions)  # type: ignore[no-untyped-call]
 
     def forward(self, image: Tensor) -> Embedding:
-        """Encode normalised images: (B, 3, H, W) float -> (B, C, h, w)."""
+        """Encode normalised images: (B, 3, H, W) float -> (B, C, h, w).
+
+        Raises:
+            ValueError: H or W is not a multiple of the patch.
+        """
+        if image.shape[-2] % self.stride or image.shape[-1] % self.stride:
+            size = " x ".join(map(str, image.shape[-2:]))
+            raise ValueError(f"vit: an image of {size} is not a multiple of the patch, {self.stride}")
         x, early = self.patch_embed(image)
-        x = x + self.pos_embed
+        x = x + resized(self.pos_embed, x.shape[1:3])
+        recompute = self.checkpoint and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x)
+            x = recomputed(block, x, use_reentrant=False) if recompute else block(x)
         x = x.permute(0, 3, 1, 2)
         return Embedding(self.neck(x), () if self.detail is None else self.detail(x, *early))
+
+    def shards(self) -> list[nn.Module]:
+        """The blocks."""
+        return list(self.blocks)
 
     def layer_of(self, parameter: str) -> tuple[int, int]:
         """Pixels and positions first, then a layer a block, then the neck (SAM_SPEC 2.4)."""
@@ -118,13 +139,19 @@ def _waves(grid: int, dim: int) -> Tensor:
     return F.pad(torch.cat([across, down], 2), (0, dim - 2 * (dim // 2)))[None]
 
 
+def resized(positions: Tensor, size: Sequence[int]) -> Tensor:
+    """Positions of cells (1, rows, columns, dim) for a grid of another size, as ViTDet: (1, *size, dim)."""
+    if positions.shape[1:3] == tuple(size):
+        return positions
+    maps = F.interpolate(positions.permute(0, 3, 1, 2), tuple(size), mode="bicubic", align_corners=False)
+    return maps.permute(0, 2, 3, 1)
+
+
 def _fit_positions(vit: Vit, state: dict[str, Any], prefix: str, *rest: Any) -> None:
     """Bring positions that were learned on another grid to this one's, before they are loaded."""
-    key, (_, h, w, _) = f"{prefix}pos_embed", vit.pos_embed.shape
-    if key in state and state[key].ndim == 4 and state[key].shape[1:3] != (h, w):
-        maps = state[key].float().permute(0, 3, 1, 2)
-        maps = F.interpolate(maps, (h, w), mode="bicubic", align_corners=False)
-        state[key] = maps.permute(0, 2, 3, 1).to(state[key].dtype)
+    key = f"{prefix}pos_embed"
+    if key in state and state[key].ndim == 4:
+        state[key] = resized(state[key].float(), vit.pos_embed.shape[1:3]).to(state[key].dtype)
     for name, parameter in vit.named_parameters():
         key = prefix + name
         if name.endswith(("rel_pos_h", "rel_pos_w")) and key in state and len(state[key]) != len(parameter):
@@ -198,32 +225,39 @@ class _Block(nn.Module):
         super().__init__()
         self.window = window
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = _Attention(dim, heads, window or grid)
+        self.attn = Attention(dim, heads, window or grid, window)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = _FeedForward(dim, int(dim * mlp_ratio))
         self.drop_path = drop_path
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self._skip(self._attend(self.norm1(x)))
+        if self.window:  # no window needs to know of those above and below it
+            return self._in_bands(lambda band: self._feed(self._look(band)), x, self.window)
+        return self._in_bands(self._feed, self._look(x), 1)
+
+    def _look(self, x: Tensor) -> Tensor:
+        return x + self._skip(self.attn(self.norm1(x)))
+
+    def _feed(self, x: Tensor) -> Tensor:
         return x + self._skip(self.mlp(self.norm2(x)))
 
-    def _attend(self, x: Tensor) -> Tensor:
-        if not self.window:
-            out: Tensor = self.attn(x)
-            return out
-        b, h, w, c = x.shape
-        s = self.window
-        rows, columns = -(-h // s), -(-w // s)
-        # Zeros after the norm, and not masked: the released weights were trained to see them (SAM_SPEC 1.2).
-        x = F.pad(x, (0, 0, 0, columns * s - w, 0, rows * s - h))
-        x = x.view(b, rows, s, columns, s, c).transpose(2, 3).reshape(-1, s, s, c)
-        x = self.attn(x).view(b, rows, columns, s, s, c).transpose(2, 3).reshape(b, rows * s, columns * s, c)
-        return x[:, :h, :w]
+    def _in_bands(self, run: Callable[[Tensor], Tensor], x: Tensor, unit: int) -> Tensor:
+        """Run on bands of rows that a processor's cache holds; each a multiple of `unit` rows but for the last.
+
+        Not in half precision: there is less to hold, and weights are packed for the processor's units at each call.
+        """
+        b, h, w, _ = x.shape
+        wide = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        if self.training or not wide or b * h * w <= BAND or torch.compiler.is_compiling():
+            return run(x)
+        rows = max(BAND // (w * unit), 1) * unit
+        images = [torch.cat([run(band) for band in torch.split(x[i : i + 1], rows, 1)], 1) for i in range(b)]
+        return torch.cat(images) if b > 1 else images[0]
 
     def _skip(self, x: Tensor) -> Tensor:
         if not self.training or not self.drop_path:
             return x
-        keep = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.drop_path
+        keep = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.drop_path  # of each image on its own
         return x * keep / (1 - self.drop_path)
 
 
@@ -237,67 +271,34 @@ class _FeedForward(nn.Module):
         return out
 
 
-class _Attention(nn.Module):
-    """Attention over a square grid with decomposed relative positions."""
-
-    def __init__(self, dim: int, heads: int, grid: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
-        self.rel_pos_h = nn.Parameter(torch.zeros(2 * grid - 1, dim // heads))
-        self.rel_pos_w = nn.Parameter(torch.zeros(2 * grid - 1, dim // heads))
-        at = torch.arange(grid)
-        self.register_buffer("offset", at[:, None] - at[None, :] + grid - 1, persistent=False)
-        self.register_buffer("here", torch.eye(grid), persistent=False)
-
-    offset: Tensor
-    here: Tensor
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, h, w, c = x.shape
-        d = c // self.heads
-        q, k, v = self.qkv(x).view(b, h, w, 3, self.heads, d).permute(3, 0, 4, 1, 2, 5)  # each (B, heads, h, w, d)
-        # The bias of query (i, j) on key (i', j') is q.Rh[i - i'] + q.Rw[j - j'], of the unscaled q. As a product it
-        # is [q.Rh, q.Rw] . [1 at i', 1 at j']: h + w further dimensions of a head, exact in any attention kernel.
-        up = torch.einsum("bnijd,ikd->bnijk", q, self.rel_pos_h[self.offset])
-        across = torch.einsum("bnijd,jkd->bnijk", q, self.rel_pos_w[self.offset])
-        here = self.here.to(k.dtype)
-        row = here[:, None, :].expand(h, w, h).expand(*k.shape[:2], h, w, h)
-        column = here[None, :, :].expand(h, w, w).expand(*k.shape[:2], h, w, w)
-        q = torch.cat([q * d**-0.5, up, across], -1).flatten(2, 3)
-        k = torch.cat([k, row, column], -1).flatten(2, 3)
-        x = F.scaled_dot_product_attention(q, k, v.flatten(2, 3), scale=1.0)
-        x = x.view(b, self.heads, h, w, d).permute(0, 2, 3, 1, 4).reshape(b, h, w, c)
-        out: Tensor = self.proj(x)
-        return out
-
-
-def vit_b(image_size: int = 1024, drop_path: float = 0.0) -> Vit:
+def vit_b(image_size: int = 1024, drop_path: float = 0.0, checkpoint: bool = False) -> Vit:
     """SAM's ViT-B: 12 blocks of width 768.
 
     Args:
-        image_size: Side of the square frame in pixels.
-        drop_path: Chance that a block is skipped in training, rising to this at the last (paper: 0.6).
+        image_size: Side of the square frame in pixels that positions are learned for.
+        drop_path: Chance that a branch of a block is skipped in training, rising to this at the last (paper: 0.6).
+        checkpoint: Compute a block again for its gradient instead of keeping what it computed.
     """
-    return Vit(image_size, 768, 12, 12, (2, 5, 8, 11), drop_path=drop_path)
+    return Vit(image_size, 768, 12, 12, (2, 5, 8, 11), drop_path=drop_path, checkpoint=checkpoint)
 
 
-def vit_l(image_size: int = 1024, drop_path: float = 0.0) -> Vit:
+def vit_l(image_size: int = 1024, drop_path: float = 0.0, checkpoint: bool = False) -> Vit:
     """SAM's ViT-L: 24 blocks of width 1024.
 
     Args:
-        image_size: Side of the square frame in pixels.
-        drop_path: Chance that a block is skipped in training, rising to this at the last (paper: 0.4).
+        image_size: Side of the square frame in pixels that positions are learned for.
+        drop_path: Chance that a branch of a block is skipped in training, rising to this at the last (paper: 0.4).
+        checkpoint: Compute a block again for its gradient instead of keeping what it computed.
     """
-    return Vit(image_size, 1024, 24, 16, (5, 11, 17, 23), drop_path=drop_path)
+    return Vit(image_size, 1024, 24, 16, (5, 11, 17, 23), drop_path=drop_path, checkpoint=checkpoint)
 
 
-def vit_h(image_size: int = 1024, drop_path: float = 0.0) -> Vit:
+def vit_h(image_size: int = 1024, drop_path: float = 0.0, checkpoint: bool = False) -> Vit:
     """SAM's ViT-H: 32 blocks of width 1280, the paper's default.
 
     Args:
-        image_size: Side of the square frame in pixels.
-        drop_path: Chance that a block is skipped in training, rising to this at the last (paper: 0.4).
+        image_size: Side of the square frame in pixels that positions are learned for.
+        drop_path: Chance that a branch of a block is skipped in training, rising to this at the last (paper: 0.4).
+        checkpoint: Compute a block again for its gradient instead of keeping what it computed.
     """
-    return Vit(image_size, 1280, 32, 16, (7, 15, 23, 31), drop_path=drop_path)
+    return Vit(image_size, 1280, 32, 16, (7, 15, 23, 31), drop_path=drop_path, checkpoint=checkpoint)
