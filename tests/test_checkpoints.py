@@ -199,7 +199,7 @@ def test_a_decoder_of_another_number_of_heads_is_refused_though_all_shapes_fit(t
     torch.save(others.official().state_dict(), tmp_path / "sam.pth")
     with pytest.raises(
         UsageError,
-        match="sam.pth is of another model: its decoder has 8 attention heads, and this model's another number",
+        match=r"sam.pth is of another model: its decoder has 8 attention heads, and this model's another number",
     ):
         start_from(small(heads=4), tmp_path / "sam.pth")
 
