@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -72,6 +73,12 @@ def _persist(published: Published, piece: Path, report: Report, pause: float) ->
             _go_on(published, piece, lambda done, total: report(done, total, what))
             return
         except (OSError, HTTPException) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                piece.unlink(missing_ok=True)
+                raise SamlitError(
+                    f"there is no room for {published.file} in {piece.parent}: make some, or name another folder by "
+                    "SAMLIT_CACHE"
+                ) from error
             final = isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500
             if final or attempt == TRIES - 1:
                 raise SamlitError(

@@ -103,7 +103,9 @@ def to_sam(state: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     Raises:
         ValueError: SAM has no name for one of them.
     """
-    if layout == "hf":
+    if layout == "hf":  # files have one of the two, or both
+        first = HF["prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"]
+        state = {first: state[HF_TWIN], **state} if HF_TWIN in state else state
         state = {name: value for name, value in state.items() if name != HF_TWIN}
     elif layout == "sam":
         return _with_norms(_without_head(state))
@@ -120,7 +122,8 @@ def from_sam(state: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
         return state
     renamed = _rename(state, _renamer(layout, back=False))
     if layout == "hf":
-        renamed[HF_TWIN] = renamed["shared_image_embedding.positional_embedding"].clone()
+        matrix = state["prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"]
+        renamed[HF_TWIN] = matrix.clone()  # safetensors takes nothing twice
     return renamed
 
 

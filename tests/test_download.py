@@ -161,6 +161,16 @@ def test_offline_is_one_line_that_says_what_to_do(cache, monkeypatch, capsys):
     assert "bring the file from elsewhere and give its path" in line
 
 
+def test_a_full_disk_is_told_and_left_empty(cache, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(download, "_copy", full)
+    with pytest.raises(SamlitError, match=r"there is no room for some_weights.pth .* SAMLIT_CACHE"):
+        download.fetch(published(Server().url), pause=60)
+    assert left(cache) == []
+
+
 def test_a_file_address_will_do(cache, tmp_path):
     (tmp_path / "some_weights.pth").write_bytes(BODY)
     assert download.fetch(published((tmp_path / "some_weights.pth").as_uri())).read_bytes() == BODY

@@ -133,6 +133,14 @@ def as_folder(model, path):
     return path
 
 
+def as_folder_with_the_other_twin(model, path):
+    state = layouts.from_sam(model.state_dict(), "hf")
+    del state["shared_image_embedding.positional_embedding"]
+    torch.save(state, path / "pytorch_model.bin")
+    (path / "config.json").write_text(json.dumps({"model_type": "sam"}))
+    return path
+
+
 def as_folder_of_parts(model, path):
     state = layouts.from_sam(model.state_dict(), "hf")
     half = len(state) // 2
@@ -144,7 +152,18 @@ def as_folder_of_parts(model, path):
     return path
 
 
-@pytest.mark.parametrize("save", [as_saved, in_the_old_format, wrapped, as_safetensors, as_folder, as_folder_of_parts])
+@pytest.mark.parametrize(
+    "save",
+    [
+        as_saved,
+        in_the_old_format,
+        wrapped,
+        as_safetensors,
+        as_folder,
+        as_folder_with_the_other_twin,
+        as_folder_of_parts,
+    ],
+)
 def test_the_same_weights_come_out_of_every_file(model, tmp_path, save):
     net, image_size = checkpoints.load(save(model, tmp_path))
     assert image_size == others.SIDE
