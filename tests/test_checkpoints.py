@@ -226,26 +226,30 @@ def test_a_new_prompt_type_starts_by_chance_and_is_noted(tmp_path):
         start_from(small(), tmp_path / "sam.pth")
 
 
-class Patient(Vit):
-    """An encoder that knows what to do with weights of masked autoencoders."""
-
-    def convert(self, state, layout):
-        assert layout == "mae"
-        return {"blocks.0.attn.qkv.weight": state["blocks.0.attn.qkv.weight"]}
-
-
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_weights_of_masked_autoencoders_go_into_the_encoder_with_their_licence(tmp_path, wrapped):
-    state = {"cls_token": torch.zeros(1, 1, 32), "pos_embed": torch.zeros(1, 5, 32)}
-    state["blocks.0.attn.qkv.weight"] = torch.randn(96, 32)
+    encoder = Vit(64, 32, 1, 2, (0,), channels=32)
+    state = {
+        name.replace("mlp.lin", "mlp.fc"): torch.randn_like(value)
+        for name, value in encoder.state_dict().items()
+        if name.startswith(("patch_embed.", "blocks.")) and "rel_pos" not in name
+    }
+    state |= {
+        "cls_token": torch.zeros(1, 1, 32),
+        "pos_embed": torch.randn(1, 17, 32),
+        "mask_token": torch.zeros(1, 1, 8),
+    }
     torch.save({"model": state} if wrapped else state, tmp_path / "mae.pth")
-    net = small(encoder=Patient(64, 32, 1, 2, (0,), channels=32))
+    net = small(encoder=encoder)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     with pytest.warns(UserWarning, match="CC BY-NC 4.0: not for commercial use"):
         start_from(net, tmp_path / "mae.pth")
-    changed = [name for name, value in net.state_dict().items() if not torch.equal(value, before[name])]
-    assert changed == ["encoder.blocks.0.attn.qkv.weight"]
-    assert torch.equal(net.encoder.blocks[0].attn.qkv.weight, state["blocks.0.attn.qkv.weight"])
+    changed = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {
+        f"encoder.{name}" for name in encoder.state_dict() if not name.startswith("neck.") and "rel_pos" not in name
+    }
+    assert torch.equal(net.encoder.blocks[0].mlp.lin2.weight, state["blocks.0.mlp.fc2.weight"])
+    assert torch.equal(net.encoder.pos_embed, state["pos_embed"][:, 1:].view(1, 4, 4, 32))
     with pytest.raises(ValueError, match="an encoder only"):
         load(tmp_path / "mae.pth")
 

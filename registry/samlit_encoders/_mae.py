@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 
 import torch
@@ -13,14 +12,12 @@ from samlit_encoders.vit import Vit, resized
 
 __all__ = ["from_mae"]
 
-log = logging.getLogger(__name__)
-
 
 def from_mae(state: Mapping[str, Tensor], vit: Vit) -> dict[str, Tensor]:
     """What `vit` starts from: blocks, pixels and positions of MAE's encoder; all else as `vit` has it.
 
     The published MAE weights are licensed CC BY-NC 4.0: not for commercial use, unlike SAM's own, and what is trained
-    from them inherits the question. A log line says so at each use.
+    from them inherits the question. Whoever loads them says so.
 
     Args:
         state: MAE's weights by their names there (what its files hold under "model"), with its decoder or without.
@@ -30,7 +27,6 @@ def from_mae(state: Mapping[str, Tensor], vit: Vit) -> dict[str, Tensor]:
     Raises:
         ValueError: The weights are of another model; one line that names what does not fit.
     """
-    log.warning("MAE weights are licensed CC BY-NC 4.0: a model that starts from them is not for commercial use")
     found = {_name(key): value for key, value in state.items() if key.startswith(("patch_embed.", "blocks."))}
     own = vit.state_dict()
     wanted = {key for key in own if key.startswith(("patch_embed.", "blocks.")) and "rel_pos" not in key}

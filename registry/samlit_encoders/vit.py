@@ -115,6 +115,14 @@ class Vit(Encoder):
         x = x.permute(0, 3, 1, 2)
         return Embedding(self.neck(x), () if self.detail is None else self.detail(x, *early))
 
+    def convert(self, state: dict[str, Tensor], layout: str) -> dict[str, Tensor]:
+        """A masked autoencoder's weights, which SAM started from, as this encoder's."""
+        if layout != "mae":
+            return super().convert(state, layout)
+        from samlit_encoders._mae import from_mae
+
+        return from_mae(state, self)
+
     def shards(self) -> list[nn.Module]:
         """The blocks."""
         return list(self.blocks)
