@@ -177,7 +177,10 @@ class Prompt(nn.Module, ABC):
 
 
 class Decoder(nn.Module, ABC):
-    """Image embedding and prompts to masks and their predicted IoU; built as `Type(channels)`."""
+    """Image embedding and prompts to masks and their predicted IoU; built as `Type(channels)`.
+
+    What depends on the embedding alone a decoder may put into `embedding.kept`, ready for the next prompts.
+    """
 
     @abstractmethod
     def forward(
@@ -196,7 +199,8 @@ class Decoder(nn.Module, ABC):
             position: (C, h, w), position code of the embedding's cells.
             image_index: (P,) int64, the image of each row.
             sparse: Tokens (P, N, C); those that are not valid change nothing.
-            dense: (P, C, h, w), or (P, C, 1, 1) where it is the same in all cells, or None; added to the embedding.
+            dense: (P, C, h, w), or (P, C, 1, 1) where it is the same in all cells, or one for all rows, or None;
+                added to the embedding.
             multimask: True asks for the masks of an ambiguous prompt, False for the single one, None for both.
 
         Returns:

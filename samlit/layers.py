@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samlit.kept import Kept
+
 __all__ = ["MLP", "LayerNorm2d", "PositionCode", "hold_norms", "neck"]
 
 
@@ -82,6 +84,7 @@ class PositionCode(nn.Module):
     def __init__(self, channels: int, scale: float = 1.0) -> None:
         super().__init__()
         self.register_buffer("positional_encoding_gaussian_matrix", scale * torch.randn(2, channels // 2))
+        self._kept = Kept()
 
     def forward(self, xy: Tensor, size: tuple[int, int]) -> Tensor:
         """Encode positions: (..., 2) in units of pixels of a map of `size` (rows, columns) -> (..., C), in float32.
@@ -95,9 +98,13 @@ class PositionCode(nn.Module):
 
     def grid(self, size: tuple[int, int]) -> Tensor:
         """Code of a map's cell centres: (C, rows, columns)."""
-        device = self.positional_encoding_gaussian_matrix.device
-        y = torch.arange(size[0], device=device) + 0.5
-        x = torch.arange(size[1], device=device) + 0.5
-        xy = torch.stack([x.expand(size), y[:, None].expand(size)], -1)
-        code: Tensor = self(xy, size)
-        return code.permute(2, 0, 1)
+        matrix = self.positional_encoding_gaussian_matrix
+
+        def make() -> Tensor:
+            y = torch.arange(size[0], device=matrix.device) + 0.5
+            x = torch.arange(size[1], device=matrix.device) + 0.5
+            xy = torch.stack([x.expand(size), y[:, None].expand(size)], -1)
+            code: Tensor = self(xy, size)
+            return code.permute(2, 0, 1).contiguous()
+
+        return self._kept.get(f"grid {size}", (matrix,), make)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from samlit.kept import Kept
 from samlit.rle import Rle
 
 if TYPE_CHECKING:
@@ -84,7 +85,12 @@ class Batch:
         return Batch(**pinned)
 
 
-class Embedding(NamedTuple):
+class _Maps(NamedTuple):
+    image: Tensor
+    early: tuple[Tensor, ...] = ()
+
+
+class Embedding(_Maps):
     """What an encoder makes of B images, once an image.
 
     Attributes:
@@ -93,8 +99,10 @@ class Embedding(NamedTuple):
             none.
     """
 
-    image: Tensor
-    early: tuple[Tensor, ...] = ()
+    @cached_property
+    def kept(self) -> Kept:
+        """What a decoder makes of these images alone, ready when the next prompts about them come."""
+        return Kept()
 
 
 class Ragged(NamedTuple):

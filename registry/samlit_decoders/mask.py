@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samlit.contracts import Decoder, Sparse
+from samlit.kept import Kept
 from samlit.layers import MLP, LayerNorm2d
 from samlit.structures import Embedding
+from samlit_decoders._two_way import Projected, TwoWay, parts
 
 __all__ = ["Mask"]
 
@@ -45,7 +47,7 @@ class Mask(Decoder):
             raise ValueError(f"channels {channels} must be a multiple of 8 and of twice the number of heads, {heads}")
         self.high_res = high_res
         outputs = multimask_outputs + 1
-        self.transformer = _TwoWay(channels, depth, heads, mlp_dim)
+        self.transformer = TwoWay(channels, depth, heads, mlp_dim)
         self.iou_token = nn.Embedding(1, channels)
         self.mask_tokens = nn.Embedding(outputs, channels)
         self.output_upscaling = nn.Sequential(
@@ -59,6 +61,7 @@ class Mask(Decoder):
             MLP(channels, channels, channels, channels // 8) for _ in range(outputs)
         )
         self.iou_prediction_head = MLP(channels, iou_hidden, iou_hidden, outputs)
+        self._kept = Kept()
 
     def forward(
         self,
@@ -70,143 +73,146 @@ class Mask(Decoder):
         multimask: bool | None,
     ) -> tuple[Tensor, Tensor]:
         """Answer P prompts; shapes as in the contract."""
-        rows, outputs = len(image_index), self.mask_tokens.num_embeddings
-        h, w = embedding.image.shape[-2:]
-        own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        rows, (b, c, h, w) = len(image_index), embedding.image.shape
+        own = self._tokens()
         tokens = torch.cat([own.expand(rows, -1, -1), sparse.tokens], 1)
         valid = F.pad(sparse.valid, (len(own), 0), value=True)
-        # Channels last from here to the logits: what follows is linear maps of cells.
-        image = _cells(embedding.image)[image_index]
-        if dense is not None:
-            image = image + _cells(dense)
-        tokens, image = self.transformer(tokens, valid, image, position.flatten(1).t())
         which = slice(1, None) if multimask else slice(0, 1) if multimask is False else slice(None)
+        found = []
+        for some in parts(rows, 2 * c * h * w, image_index.device):
+            about = _images(image_index[some], b)
+            added = dense if dense is None or len(dense) == 1 else dense[some]
+            seen, unseen = _seen(valid[some])
+            answer, cells = self._transform(embedding, position, about, tokens[some][:, seen], unseen, added)
+            logits = self._draw(embedding, about, answer, cells, which)
+            iou: Tensor = self.iou_prediction_head(answer[:, 0])
+            found.append((logits, iou[:, which]))
+        if len(found) == 1:
+            return found[0]
+        return torch.cat([logits for logits, _ in found]), torch.cat([iou for _, iou in found])
+
+    def _tokens(self) -> Tensor:
+        """The decoder's own tokens, which stand before a prompt's."""
+        return torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+
+    def _transform(
+        self,
+        embedding: Embedding,
+        position: Tensor,
+        about: slice | Tensor,
+        tokens: Tensor,
+        unseen: Tensor | None,
+        dense: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens (n, T, C) and cells (n, hw, C) after the two-way attention."""
+        cells = embedding.kept.get("mask.cells", (embedding.image,), lambda: _cells(embedding.image))
+        if dense is not None and dense.shape[-2:] != (1, 1):
+            out: tuple[Tensor, Tensor] = self.transformer(tokens, unseen, _pick(cells, about) + _cells(dense), position)
+            return out
+        # Without a mask prompt the prompts of an image share their first look at it, also from call to call.
+        made_of = (cells, position, *self.transformer.projections())
+        projected = embedding.kept.get("mask.projected", made_of, lambda: self.transformer.project(cells, position))
+        projected = Projected(*(_pick(x, about) for x in projected))
+        flat = None if dense is None else dense.flatten(1)
+        out = self.transformer(tokens, unseen, _pick(cells, about), position, projected, flat)
+        return out
+
+    def _draw(self, embedding: Embedding, about: slice | Tensor, tokens: Tensor, cells: Tensor, which: slice) -> Tensor:
+        """Low-res logits (n, M, 4h, 4w) of the masks named."""
+        details = [_pick(x, about) for x in self._details(embedding)]
+        kernels = self._kernels(tokens, which).transpose(1, 2)
+        found = []
+        for some in parts(cells.shape[1], 2 * len(cells) * cells.shape[2], cells.device):
+            upscaled = self._upscale(cells[:, some], *(x[:, some] for x in details))
+            found.append(upscaled.flatten(1, 3) @ kernels)
+        return _in_place(found[0] if len(found) == 1 else torch.cat(found, 1), embedding.image.shape[-2])
+
+    def _kernels(self, tokens: Tensor, which: slice) -> Tensor:
+        """What the mask tokens look for: (n, M, C/8)."""
         heads = list(self.output_hypernetworks_mlps)
-        kernels = torch.stack([heads[i](tokens[:, 1 + i]) for i in range(outputs)[which]], 1)
-        logits = self._draw(image, kernels, h, w, self._details(embedding, image_index))
-        iou: Tensor = self.iou_prediction_head(tokens[:, 0])
-        return logits, iou[:, which]
+        return torch.stack([heads[i](tokens[:, 1 + i]) for i in range(len(heads))[which]], 1)
 
-    def _details(self, embedding: Embedding, image_index: Tensor) -> tuple[Tensor | float, Tensor | float]:
-        """What is added to halves of cells, (P, hw, 4, C/4), and to quarters, (P, hw, 4, 4, C/8)."""
-        if not self.high_res:
-            return 0.0, 0.0
-        if len(embedding.early) != 2:
-            raise ValueError("high_res needs an encoder with finer maps, such as vit with its conv stem")
-        quarters, halves = embedding.early
-        b, h, w = len(halves), *embedding.image.shape[-2:]
-        halves = halves.reshape(b, -1, h, 2, w, 2).permute(0, 2, 4, 3, 5, 1).reshape(b, h * w, 4, -1)
-        quarters = quarters.reshape(b, -1, h, 2, 2, w, 2, 2).permute(0, 2, 5, 3, 6, 4, 7, 1)
-        return halves[image_index], quarters.reshape(b, h * w, 4, 4, -1)[image_index]
-
-    def _draw(
-        self, image: Tensor, kernels: Tensor, h: int, w: int, details: tuple[Tensor | float, Tensor | float]
-    ) -> Tensor:
-        """Upscale (P, hw, C) four times and take the product with (P, M, C/8): (P, M, 4h, 4w).
+    def _upscale(self, cells: Tensor, halves: Tensor | None = None, quarters: Tensor | None = None) -> Tensor:
+        """Cells (n, k, C) to (n, k, 4, 4, C/8): their four quarters, and the four of each, rows first.
 
         A transposed convolution of kernel and stride 2 is a linear map of each cell to its four quarters, so that
-        channels stay last and only the finished logits are put in place.
+        channels stay last and only finished logits are put in place.
         """
         first, norm, _, second, _ = self.output_upscaling
         assert isinstance(first, nn.ConvTranspose2d)
         assert isinstance(second, nn.ConvTranspose2d)
         assert isinstance(norm, LayerNorm2d)
-        x = _quarters(image, first) + details[0]  # (P, hw, 4, C/4)
-        x = F.gelu(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
-        x = F.gelu(_quarters(x, second) + details[1])  # (P, hw, 4, 4, C/8)
-        x = x.flatten(1, 3) @ kernels.transpose(1, 2)  # (P, hw * 16, M)
-        x = x.view(-1, h, w, 2, 2, 2, 2, kernels.shape[1])  # cell row, column, then half and quarter, row and column
-        return x.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(-1, kernels.shape[1], 4 * h, 4 * w)
+        x = quartered(cells, first, self._kept)  # (n, k, 4, C/4)
+        x = x if halves is None else x + halves
+        x = quartered(F.gelu(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps)), second, self._kept)
+        return F.gelu(x if quarters is None else x + quarters)
+
+    def _details(self, embedding: Embedding) -> tuple[Tensor, ...]:
+        """What is added to halves of cells, (B, hw, 4, C/4), and to quarters, (B, hw, 4, 4, C/8); or nothing."""
+        if not self.high_res:
+            return ()
+        if len(embedding.early) != 2:
+            raise ValueError("high_res needs an encoder with finer maps, such as vit with its conv stem")
+        (quarters, halves), (h, w) = embedding.early, embedding.image.shape[-2:]
+
+        def turn() -> tuple[Tensor, Tensor]:
+            b = len(halves)
+            a = halves.reshape(b, -1, h, 2, w, 2).permute(0, 2, 4, 3, 5, 1).reshape(b, h * w, 4, -1)
+            c = quarters.reshape(b, -1, h, 2, 2, w, 2, 2).permute(0, 2, 5, 3, 6, 4, 7, 1)
+            return a, c.reshape(b, h * w, 4, 4, -1)
+
+        return embedding.kept.get("mask.details", embedding.early, turn)
+
+
+def _images(image_index: Tensor, images: int) -> slice | Tensor:
+    """The images of some rows; a slice, which copies nothing, where it is one and that is known without waiting."""
+    if images == 1:
+        return slice(0, 1)
+    if _at_hand(image_index) and bool((image_index == image_index[0]).all()):
+        return slice(int(image_index[0]), int(image_index[0]) + 1)
+    return image_index
+
+
+def _at_hand(x: Tensor) -> bool:
+    """Whether there is anything, and it may be looked at without waiting for a device."""
+    return x.device.type == "cpu" and x.numel() > 0 and not torch.compiler.is_compiling()
+
+
+def _pick(x: Tensor, about: slice | Tensor) -> Tensor:
+    return x[about] if isinstance(about, slice) else x.index_select(0, about)
+
+
+def _seen(valid: Tensor) -> tuple[slice | Tensor, Tensor | None]:
+    """Which of the tokens (n, T) to keep, and minus infinity where a row does not have one that is kept.
+
+    Nothing is left out in training: what a weight gets then must not depend on what was drawn.
+    """
+    unseen = torch.zeros(valid.shape, device=valid.device).masked_fill(~valid, -torch.inf)
+    if torch.is_grad_enabled() or not _at_hand(valid):
+        return slice(None), unseen
+    some = valid.any(0)
+    return some, None if valid[:, some].all() else unseen[:, some]
 
 
 def _cells(image: Tensor) -> Tensor:
-    """(P, C, h, w) to (P, hw, C), contiguous."""
+    """(n, C, h, w) to (n, hw, C), contiguous."""
     return image.flatten(2).transpose(1, 2).contiguous()
 
 
-def _quarters(x: Tensor, up: nn.ConvTranspose2d) -> Tensor:
+def quartered(x: Tensor, up: nn.ConvTranspose2d, kept: Kept) -> Tensor:
     """(..., C) to (..., 4, c): rows first, then columns."""
-    assert up.bias is not None
-    weight = up.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (4 c, C)
-    return F.linear(x, weight, up.bias.repeat(4)).view(*x.shape[:-1], 4, len(up.bias))
+    bias = up.bias
+    assert bias is not None
+
+    def make() -> tuple[Tensor, Tensor]:
+        return up.weight.permute(2, 3, 1, 0).flatten(0, 2), bias.repeat(4)  # (4 c, C), (4 c,)
+
+    weights = kept.get(f"quarters of {up.in_channels}", (up.weight, bias), make)
+    return F.linear(x, *weights).view(*x.shape[:-1], 4, len(bias))
 
 
-class _TwoWay(nn.Module):
-    """Tokens and image attend to each other."""
-
-    def __init__(self, channels: int, depth: int, heads: int, mlp_dim: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(_Block(channels, heads, mlp_dim, first=i == 0) for i in range(depth))
-        self.final_attn_token_to_image = _Attention(channels, channels // 2, heads)
-        self.norm_final_attn = nn.LayerNorm(channels)
-
-    def forward(self, tokens: Tensor, valid: Tensor, image: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (P, T, C), valid (P, T), image (P, hw, C), position (hw, C)."""
-        code = tokens  # the tokens as they came in are their own position code
-        for layer in self.layers:
-            tokens, image = layer(tokens, code, valid, image, position)
-        tokens = tokens + self.final_attn_token_to_image(tokens + code, image + position, image)
-        return self.norm_final_attn(tokens), image
-
-
-class _Block(nn.Module):
-    def __init__(self, channels: int, heads: int, mlp_dim: int, first: bool) -> None:
-        super().__init__()
-        self.first = first
-        self.self_attn = _Attention(channels, channels, heads)
-        self.norm1 = nn.LayerNorm(channels)
-        self.cross_attn_token_to_image = _Attention(channels, channels // 2, heads)
-        self.norm2 = nn.LayerNorm(channels)
-        self.mlp = _FeedForward(channels, mlp_dim)
-        self.norm3 = nn.LayerNorm(channels)
-        self.cross_attn_image_to_token = _Attention(channels, channels // 2, heads)
-        self.norm4 = nn.LayerNorm(channels)
-
-    def forward(
-        self, tokens: Tensor, code: Tensor, valid: Tensor, image: Tensor, position: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        if self.first:  # without position code and without a residual, as released (SAM_SPEC 1.5)
-            tokens = self.self_attn(tokens, tokens, tokens, valid)
-        else:
-            tokens = tokens + self.self_attn(tokens + code, tokens + code, tokens, valid)
-        tokens = self.norm1(tokens)
-        keys = image + position
-        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + code, keys, image))
-        tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(image + self.cross_attn_image_to_token(keys, tokens + code, tokens, valid))
-        return tokens, image
-
-
-class _FeedForward(nn.Module):
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.lin1, self.lin2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.lin2(F.relu(self.lin1(x)))
-        return out
-
-
-class _Attention(nn.Module):
-    """Attention in `internal` dimensions; keys that are not valid are not seen."""
-
-    def __init__(self, channels: int, internal: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(channels, internal) for _ in range(3))
-        self.out_proj = nn.Linear(internal, channels)
-        # Queries and keys start in the same subspace, so that a point's token and the cells around it attend to each
-        # other from the first step: their position codes are alike. How SAM started is not published (SAM_SPEC 1.6).
-        nn.init.orthogonal_(self.q_proj.weight)
-        with torch.no_grad():
-            self.k_proj.weight.copy_(self.q_proj.weight)
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> Tensor:
-        q, k, v = (
-            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for project, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
-        )
-        seen = None if valid is None else valid[:, None, None, :]
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-        out: Tensor = self.out_proj(x.transpose(1, 2).flatten(2))
-        return out
+def _in_place(x: Tensor, h: int) -> Tensor:
+    """Logits (n, hw 4 4, M) of halves' quarters, each in its place: (n, M, 4h, 4w)."""
+    n, pixels, m = x.shape
+    x = x.view(n, pixels // 16, 2, 2, 2, 2, m).permute(0, 6, 2, 4, 3, 5, 1)  # mask, row and column in a cell, cell
+    return F.pixel_shuffle(x.reshape(n, 16 * m, h, pixels // 16 // h), 4)
