@@ -220,7 +220,9 @@ class Predictor:
             used = sorted(set(images))
             with torch.inference_mode():
                 index = torch.tensor([used.index(i) for i in images], device=self._device)
-                some = Embedding(embedding.image[used], tuple(map_[used] for map_ in embedding.early))
+                some = embedding  # the same one each time where it can be: decoders keep what they make of it
+                if len(used) < len(self._sizes):
+                    some = Embedding(embedding.image[used], tuple(map_[used] for map_ in embedding.early))
                 answer = self.net.answer(some, PromptSet(index, _pack(part, self._device), multimask), frame)
             for row, i in enumerate(images):
                 with torch.inference_mode():
