@@ -45,13 +45,6 @@ class Encoder(nn.Module, ABC):
     def forward(self, image: Tensor) -> Embedding:
         """Encode normalised images: (B, 3, H, W) float, zero where padded -> (B, C, h, w)."""
 
-    def layer_of(self, parameter: str) -> tuple[int, int]:
-        """Where a parameter (its name in this module) stands: its layer from 0 at the pixels, and how many there are.
-
-        Layer-wise learning rates read it; without an override all parameters stand in one layer.
-        """
-        return 0, 1
-
     def convert(self, state: dict[str, Tensor], layout: str) -> dict[str, Tensor]:
         """Weights that another project trained, under the names of this module and in its shapes.
 
@@ -65,6 +58,13 @@ class Encoder(nn.Module, ABC):
             ValueError: This encoder takes no such weights; one line that says why.
         """
         raise ValueError(f"the encoder {type(self).__name__} takes no weights of the layout {layout!r}")
+
+    def layer_of(self, parameter: str) -> tuple[int, int]:
+        """Where a parameter (its name in this module) stands: its layer from 0 at the pixels, and how many there are.
+
+        Layer-wise learning rates read it; without an override all parameters stand in one layer.
+        """
+        return 0, 1
 
 
 class Frame(NamedTuple):
