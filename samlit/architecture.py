@@ -140,16 +140,18 @@ def _vit(state: dict[str, Tensor]) -> tuple[Part, int]:
     depth = _count(state, r"image_encoder\.blocks\.(\d+)\.")
     tables = [state[f"image_encoder.blocks.{i}.attn.rel_pos_h"] for i in range(depth)]
     spans = [(len(table) + 1) // 2 for table in tables]
-    sizes = sorted(set(spans))
-    if len(sizes) > 2:
-        raise ValueError(f"its blocks have windows of more than one size: {', '.join(map(str, sizes[:-1]))}")
-    everywhere = sizes[-1] if len(sizes) == 2 or sizes[0] == rows else 0
+    # Blocks whose table spans the grid attend everywhere. A finetuned file may keep tables of the grid that it came
+    # from, which was larger than a window.
+    everywhere = rows if rows in spans else max(spans) if len(set(spans)) > 1 else 0
+    windows = sorted(set(spans) - {everywhere})
+    if len(windows) > 1:
+        raise ValueError(f"its blocks have windows of more than one size: {', '.join(map(str, windows))}")
     arguments = {
         "dim": dim,
         "depth": depth,
         "heads": dim // tables[0].shape[1],
         "global_blocks": tuple(i for i, span in enumerate(spans) if span == everywhere),
-        "window": sizes[0],
+        "window": windows[0] if windows else everywhere,
         "patch": patch,
         "channels": state["image_encoder.neck.0.weight"].shape[0],
         "mlp_ratio": state["image_encoder.blocks.0.mlp.lin1.weight"].shape[0] / dim,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,10 +129,18 @@ def safetensors(net: Sam, image_size: int, out: Path) -> None:
     Raises:
         ValueError: SAM's layout cannot say what this model is.
     """
+    state, _ = official(net, image_size)
+    atomic.replacing(out, lambda beside: _save(state, beside))
+
+
+def _save(state: dict[str, Tensor], path: Path) -> None:
+    """Write safetensors that others may read as they may read other files; its writer lets nobody else."""
     from safetensors.torch import save_file
 
-    state, _ = official(net, image_size)
-    atomic.replacing(out, lambda beside: save_file(state, beside, {"format": "pt"}))
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(state, path, {"format": "pt"})
+    path.chmod(mode)
 
 
 def huggingface(net: Sam, image_size: int, out: Path) -> None:
@@ -141,19 +149,16 @@ def huggingface(net: Sam, image_size: int, out: Path) -> None:
     Raises:
         ValueError: SamModel cannot say what this model is.
     """
-    from safetensors.torch import save_file
-
     state, model = official(net, image_size)
     for part, only in ((model.encoder, "vit"), (model.decoder, "mask")):
         if part.name != only:
             raise ValueError(f"transformers' SamModel has no {part.name!r}, only samlit's {only!r}")
     config = _config(model, net.encoder.channels, state["prompt_encoder.mask_downscaling.3.weight"].shape[0])
-    out.parent.mkdir(parents=True, exist_ok=True)
     # Made beside its place and then renamed, so that the folder is there as a whole or not at all.
-    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    beside = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
+    beside.mkdir(parents=True)
     try:
-        beside.chmod(0o755)
-        save_file(layouts.from_sam(state, "hf"), beside / "model.safetensors", {"format": "pt"})
+        _save(layouts.from_sam(state, "hf"), beside / "model.safetensors")
         _write(beside / "preprocessor_config.json", _preprocessing(image_size, net.encoder.stride))
         _write(beside / "config.json", config)
         beside.replace(out)

@@ -133,6 +133,16 @@ def test_what_transformers_saved_comes_back_the_same(net, tmp_path):
     assert all(torch.equal(value, back.state_dict()[name]) for name, value in net.state_dict().items())
 
 
+@pytest.mark.parametrize("to", ["sam", "safetensors", "hf"])
+def test_others_may_read_what_is_written(net, tmp_path, to):
+    export.FORMATS[to](net, others.SIDE, tmp_path / "o")
+    (tmp_path / "usual").touch()
+    usual = (tmp_path / "usual").stat().st_mode
+    written = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(written) > 1
+    assert {file.stat().st_mode for file in written} == {usual}
+
+
 class Scribbles(Points):
     name = "scribbles"
 

@@ -185,6 +185,23 @@ def test_positions_of_another_grid_are_told_from_windows(tmp_path):
     assert net.encoder.blocks[1].attn.rel_pos_h.shape == (7, 16)
 
 
+@pytest.mark.parametrize(("side", "window"), [(32, 3), (48, 3), (64, 3)])
+def test_a_window_may_be_larger_than_the_grid_or_as_large(side, window):
+    """SAM's windows of 14 cells on a frame of 128 pixels, in small."""
+    found = architecture.recognise(others.official(side).state_dict())
+    assert found.image_size == side
+    assert found.encoder.arguments["window"] == window
+    everywhere = found.encoder.arguments["global_blocks"]
+    assert everywhere == ((0, 1, 2) if side == 48 else (1,))  # where they are the same, both do the same
+
+
+def test_windows_of_several_sizes_are_refused(model):
+    state = model.state_dict()
+    state["image_encoder.blocks.0.attn.rel_pos_h"] = torch.zeros(3, 16)
+    with pytest.raises(ValueError, match="windows of more than one size: 2, 3"):
+        architecture.recognise(state)
+
+
 def test_weights_of_transformers_answer_here_as_there(tmp_path):
     parts = {
         "vision_config": {
