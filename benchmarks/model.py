@@ -2,6 +2,7 @@
 
 python benchmarks/model.py encoder
 python benchmarks/model.py encoder --size 512 --rounds 7 --threads 2 --precision fp32
+python benchmarks/model.py decoder --rounds 3
 
 Variants take turns in a shuffled order, and a ratio is the median over the rounds of the ratio within one round: what
 else the machine does hits all alike. The difference to the reference stands beside each ratio.
@@ -26,9 +27,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from segment_anything import sam_model_registry
+from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
+from samlit.contracts import Encoder
+from samlit.model import Sam
+from samlit.structures import Embedding, PromptSet, Ragged
+from samlit_decoders.mask import Mask
 from samlit_encoders.vit import Vit, vit_b, vit_h, vit_l
+from samlit_prompts.boxes import Boxes
+from samlit_prompts.masks import Masks
+from samlit_prompts.points import Points
 
 PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}  # dense bf16, as sold
 ENCODERS = {"vit_b": vit_b, "vit_l": vit_l, "vit_h": vit_h}
@@ -210,10 +219,87 @@ def flops(vit: Vit, size: int) -> float:
     return total
 
 
+NAMES = {
+    "pe_layer.": "position.",
+    "point_embeddings.0.": "prompts.points.background.",
+    "point_embeddings.1.": "prompts.points.foreground.",
+    "point_embeddings.2.": "prompts.boxes.top_left.",
+    "point_embeddings.3.": "prompts.boxes.bottom_right.",
+    "not_a_point_embed.": "prompts.points.not_a_point.",
+    "no_mask_embed.": "prompts.masks.no_mask.",
+    "mask_downscaling.": "prompts.masks.mask_downscaling.",
+}
+
+
+class Given(Encoder):
+    """No encoder: embeddings are given."""
+
+    channels, stride = 256, 16
+
+    def forward(self, image: Tensor) -> Embedding:
+        """Never asked."""
+        raise NotImplementedError
+
+
+def answerers() -> tuple[nn.Module, nn.Module, Sam]:
+    """The released prompt encoder and mask decoder, and samlit's with the same weights."""
+    prompts = PromptEncoder(256, (64, 64), (1024, 1024), 16).eval()
+    transformer = TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8)
+    masks = MaskDecoder(transformer_dim=256, transformer=transformer).eval()
+    with torch.no_grad():  # new weights look at nothing in particular
+        for parameter in masks.parameters():
+            parameter.mul_(1.7 if parameter.ndim > 1 else 1)
+    state = {f"decoder.{name}": value for name, value in masks.state_dict().items()}
+    for name, value in prompts.state_dict().items():
+        old = next(old for old in NAMES if name.startswith(old))
+        state[NAMES[old] + name.removeprefix(old)] = value
+    net = Sam(Given(), [Points, Boxes, Masks], Mask).eval()
+    net.load_state_dict(state)
+    return prompts, masks, net
+
+
+@torch.inference_mode()
+def decoder(given: argparse.Namespace, console: Console) -> None:
+    """Prompts and mask decoder, 1 and 64 points on one image and 1 point with a mask, against segment-anything."""
+    torch.manual_seed(0)
+    prompts, masks, net = answerers()
+    image = torch.randn(1, 256, 64, 64)
+    for count, rough in ((1, False), (64, False), (1, True)):
+        xy, label = torch.rand(count, 1, 2) * 1024, torch.ones(count, 1)
+        logits = 5 * torch.randn(count, 1, 256, 256) if rough else None
+
+        def official(xy: Tensor = xy, label: Tensor = label, logits: Tensor | None = logits) -> Tensor:
+            sparse, dense = prompts(points=(xy, label), boxes=None, masks=logits)
+            found: Tensor = masks(image, prompts.get_dense_pe(), sparse, dense, True)[0]
+            return found
+
+        values = {"points": Ragged.of(torch.cat([xy, label[..., None]], -1))}
+        if logits is not None:
+            values["masks"] = Ragged.of(logits)
+        asked, embedding = PromptSet(torch.zeros(count, dtype=torch.int64), values, True), Embedding(image)
+
+        def kept(asked: PromptSet = asked, embedding: Embedding = embedding) -> Tensor:
+            return net.answer(embedding, asked, (1024, 1024)).logits
+
+        def scratch(asked: PromptSet = asked) -> Tensor:
+            return net.answer(Embedding(image), asked, (1024, 1024)).logits
+
+        variants = [Variant("segment-anything fp32", official)]
+        if "fp32" in given.precision:
+            variants += [Variant("samlit fp32", scratch), Variant("samlit fp32, image kept", kept)]
+        if "bf16" in given.precision:
+            variants += [
+                Variant("segment-anything autocast bf16", cast(lambda _, run=official: run(), image)),
+                Variant("samlit autocast bf16", cast(lambda _, run=scratch: run(), image)),
+            ]
+        what = f"{count} point{'s' if count > 1 else ''}{' with a mask' if rough else ''}"
+        console.print(race(f"decoder, {what}, one image", variants, given.rounds))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
-    for run in (encoder,):
+    for run in (encoder, decoder):
         part = parts.add_parser(run.__name__, help=run.__doc__)
         part.set_defaults(run=run)
         part.add_argument("--size", type=int, default=1024, help="side of the frame in pixels")

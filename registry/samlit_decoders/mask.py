@@ -107,25 +107,25 @@ class Mask(Decoder):
         """Tokens (n, T, C) and cells (n, hw, C) after the two-way attention."""
         cells = embedding.kept.get("mask.cells", (embedding.image,), lambda: _cells(embedding.image))
         if dense is not None and dense.shape[-2:] != (1, 1):
-            out: tuple[Tensor, Tensor] = self.transformer(tokens, unseen, _pick(cells, about) + _cells(dense), position)
+            out: tuple[Tensor, Tensor] = self.transformer(tokens, unseen, pick(cells, about) + _cells(dense), position)
             return out
         # Without a mask prompt the prompts of an image share their first look at it, also from call to call.
         made_of = (cells, position, *self.transformer.projections())
         projected = embedding.kept.get("mask.projected", made_of, lambda: self.transformer.project(cells, position))
-        projected = Projected(*(_pick(x, about) for x in projected))
+        projected = Projected(*(pick(x, about) for x in projected))
         flat = None if dense is None else dense.flatten(1)
-        out = self.transformer(tokens, unseen, _pick(cells, about), position, projected, flat)
+        out = self.transformer(tokens, unseen, pick(cells, about), position, projected, flat)
         return out
 
     def _draw(self, embedding: Embedding, about: slice | Tensor, tokens: Tensor, cells: Tensor, which: slice) -> Tensor:
         """Low-res logits (n, M, 4h, 4w) of the masks named."""
-        details = [_pick(x, about) for x in self._details(embedding)]
+        details = [pick(x, about) for x in self._details(embedding)]
         kernels = self._kernels(tokens, which).transpose(1, 2)
         found = []
         for some in parts(cells.shape[1], 2 * len(cells) * cells.shape[2], cells.device):
             upscaled = self._upscale(cells[:, some], *(x[:, some] for x in details))
             found.append(upscaled.flatten(1, 3) @ kernels)
-        return _in_place(found[0] if len(found) == 1 else torch.cat(found, 1), embedding.image.shape[-2])
+        return in_place(found[0] if len(found) == 1 else torch.cat(found, 1), embedding.image.shape[-2])
 
     def _kernels(self, tokens: Tensor, which: slice) -> Tensor:
         """What the mask tokens look for: (n, M, C/8)."""
@@ -178,7 +178,7 @@ def _at_hand(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.numel() > 0 and not torch.compiler.is_compiling()
 
 
-def _pick(x: Tensor, about: slice | Tensor) -> Tensor:
+def pick(x: Tensor, about: slice | Tensor) -> Tensor:
     return x[about] if isinstance(about, slice) else x.index_select(0, about)
 
 
@@ -211,7 +211,7 @@ def quartered(x: Tensor, up: nn.ConvTranspose2d, kept: Kept) -> Tensor:
     return F.linear(x, *weights).view(*x.shape[:-1], 4, len(bias))
 
 
-def _in_place(x: Tensor, h: int) -> Tensor:
+def in_place(x: Tensor, h: int) -> Tensor:
     """Logits (n, hw 4 4, M) of halves' quarters, each in its place: (n, M, 4h, 4w)."""
     n, pixels, m = x.shape
     x = x.view(n, pixels // 16, 2, 2, 2, 2, m).permute(0, 6, 2, 4, 3, 5, 1)  # mask, row and column in a cell, cell
