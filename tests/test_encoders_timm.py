@@ -83,6 +83,7 @@ def test_the_map_is_that_of_the_deepest_stage_of_the_stride():
 
 def test_tokens_become_cells_and_prefix_tokens_none():
     encoder = build("vit_base_patch16_224.mae").eval()
+    assert len(encoder.net.blocks) == 2  # the last block's, not the first one's
     with torch.no_grad():
         image = torch.randn(1, 3, 64, 96)
         tokens = encoder.net.forward_features(image)[:, 1:]
