@@ -98,6 +98,18 @@ def test_transformers_load_the_folder_and_give_the_same_masks(net, weights, tmp_
         assert differing <= 1e-3
 
 
+def test_windows_larger_than_the_grid_are_told_to_transformers(tmp_path):
+    """SAM fine-tuned at 128 pixels, in small: windows of 3 cells on a grid of 2."""
+    vit = Vit(32, **VIT, mlp_ratio=2.0)
+    net = others.stirred(Sam(vit, (Points, Boxes, Masks), functools.partial(Mask, heads=8, mlp_dim=64, iou_hidden=24)))
+    export.huggingface(net, 32, tmp_path / "o")
+    theirs, loaded = SamModel.from_pretrained(tmp_path / "o", output_loading_info=True)
+    assert not any(loaded.values()), loaded
+    image = torch.randn(1, 3, 32, 32)
+    with torch.inference_mode():
+        assert others.apart(net.encoder(image).image, theirs.eval().get_image_embeddings(image)) <= 1e-5
+
+
 def test_a_picture_of_another_size_is_framed_alike(net, weights, tmp_path):
     export.huggingface(net, others.SIDE, tmp_path / "folder")
     processor = SamProcessor.from_pretrained(tmp_path / "folder")
