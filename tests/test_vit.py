@@ -347,3 +347,23 @@ def test_weights_of_another_autoencoder_are_refused(change, words):
     change(state)
     with pytest.raises(ValueError, match=words):
         from_mae(state, small()[1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+def test_outputs_of_blocks_are_emitted_after_finer_maps(stem):
+    encoder = Vit(32, 16, 3, 2, (1,), 3, 8, 16, stem=stem, early=(1, 0)).eval()
+    seen = []
+    for block in encoder.blocks:
+        block.register_forward_hook(lambda block, given, returned: seen.append(returned))
+    found = encoder(torch.randn(2, 3, 32, 32))
+    finer = found.early[:-2]
+    assert len(finer) == (2 if stem == "conv" else 0)
+    for emitted, block in zip(found.early[-2:], (1, 0), strict=True):
+        assert emitted.shape == (2, 16, 4, 4)
+        assert torch.equal(emitted, seen[block].permute(0, 3, 1, 2))
+
+
+def test_blocks_that_are_not_there_cannot_be_emitted():
+    with pytest.raises(ValueError, match=r"early \[3\] are not among the 3 blocks"):
+        Vit(32, 16, 3, 2, (1,), 3, 8, 16, early=(3,))

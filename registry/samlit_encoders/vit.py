@@ -47,6 +47,8 @@ class Vit(Encoder):
             last.
         checkpoint: Keep only what goes into a block and compute the rest again for the gradient: a third more work, a
             fraction of the memory.
+        early: Blocks, from 0, whose outputs are emitted as further maps (B, dim, h, w), after the stem's: the first
+            global block's for the decoder `hq`.
     """
 
     def __init__(
@@ -63,17 +65,20 @@ class Vit(Encoder):
         stem: Literal["patch", "conv"] = "patch",
         drop_path: float = 0.0,
         checkpoint: bool = False,
+        early: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if image_size % patch:
             raise ValueError(f"image_size {image_size} is not a multiple of the patch, {patch}")
         if dim % heads:
             raise ValueError(f"dim {dim} is not a multiple of the number of heads, {heads}")
-        if outside := [i for i in global_blocks if not 0 <= i < depth]:
-            raise ValueError(f"global_blocks {outside} are not among the {depth} blocks, 0 to {depth - 1}")
+        for name, blocks in (("global_blocks", global_blocks), ("early", early)):
+            if outside := [i for i in blocks if not 0 <= i < depth]:
+                raise ValueError(f"{name} {outside} are not among the {depth} blocks, 0 to {depth - 1}")
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path {drop_path} is not a chance from 0 to below 1")
         self.channels, self.stride, self.depth, self.checkpoint = channels, patch, depth, checkpoint
+        self.early = tuple(early)
         grid = image_size // patch
         self.patch_embed = _Patches(dim, patch) if stem == "patch" else _Convolutions(dim, patch)
         self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, dim))
@@ -110,10 +115,14 @@ class Vit(Encoder):
         x, early = self.patch_embed(image)
         x = x + resized(self.pos_embed, x.shape[1:3])
         recompute = self.checkpoint and torch.is_grad_enabled()
-        for block in self.blocks:
+        emitted: dict[int, Tensor] = {}
+        for i, block in enumerate(self.blocks):
             x = recomputed(block, x, use_reentrant=False) if recompute else block(x)
+            if i in self.early:
+                emitted[i] = x.permute(0, 3, 1, 2)
         x = x.permute(0, 3, 1, 2)
-        return Embedding(self.neck(x), () if self.detail is None else self.detail(x, *early))
+        finer = () if self.detail is None else self.detail(x, *early)
+        return Embedding(self.neck(x), (*finer, *(emitted[i] for i in self.early)))
 
     def convert(self, state: dict[str, Tensor], layout: str) -> dict[str, Tensor]:
         """A masked autoencoder's weights, which SAM started from, as this encoder's."""
@@ -279,34 +288,37 @@ class _FeedForward(nn.Module):
         return out
 
 
-def vit_b(image_size: int = 1024, drop_path: float = 0.0, checkpoint: bool = False) -> Vit:
+def vit_b(image_size: int = 1024, drop_path: float = 0.0, checkpoint: bool = False, early: Sequence[int] = ()) -> Vit:
     """SAM's ViT-B: 12 blocks of width 768.
 
     Args:
         image_size: Side of the square frame in pixels that positions are learned for.
         drop_path: Chance that a branch of a block is skipped in training, rising to this at the last (paper: 0.6).
         checkpoint: Compute a block again for its gradient instead of keeping what it computed.
+        early: Blocks whose outputs are emitted as well, for the decoder `hq`.
     """
-    return Vit(image_size, 768, 12, 12, (2, 5, 8, 11), drop_path=drop_path, checkpoint=checkpoint)
+    return Vit(image_size, 768, 12, 12, (2, 5, 8, 11), drop_path=drop_path, checkpoint=checkpoint, early=early)
 
 
-def vit_l(image_size: int = 1024, drop_path: float = 0.0, checkpoint: bool = False) -> Vit:
+def vit_l(image_size: int = 1024, drop_path: float = 0.0, checkpoint: bool = False, early: Sequence[int] = ()) -> Vit:
     """SAM's ViT-L: 24 blocks of width 1024.
 
     Args:
         image_size: Side of the square frame in pixels that positions are learned for.
         drop_path: Chance that a branch of a block is skipped in training, rising to this at the last (paper: 0.4).
         checkpoint: Compute a block again for its gradient instead of keeping what it computed.
+        early: Blocks whose outputs are emitted as well, for the decoder `hq`.
     """
-    return Vit(image_size, 1024, 24, 16, (5, 11, 17, 23), drop_path=drop_path, checkpoint=checkpoint)
+    return Vit(image_size, 1024, 24, 16, (5, 11, 17, 23), drop_path=drop_path, checkpoint=checkpoint, early=early)
 
 
-def vit_h(image_size: int = 1024, drop_path: float = 0.0, checkpoint: bool = False) -> Vit:
+def vit_h(image_size: int = 1024, drop_path: float = 0.0, checkpoint: bool = False, early: Sequence[int] = ()) -> Vit:
     """SAM's ViT-H: 32 blocks of width 1280, the paper's default.
 
     Args:
         image_size: Side of the square frame in pixels that positions are learned for.
         drop_path: Chance that a branch of a block is skipped in training, rising to this at the last (paper: 0.4).
         checkpoint: Compute a block again for its gradient instead of keeping what it computed.
+        early: Blocks whose outputs are emitted as well, for the decoder `hq`.
     """
-    return Vit(image_size, 1280, 32, 16, (7, 15, 23, 31), drop_path=drop_path, checkpoint=checkpoint)
+    return Vit(image_size, 1280, 32, 16, (7, 15, 23, 31), drop_path=drop_path, checkpoint=checkpoint, early=early)
