@@ -120,13 +120,17 @@ def _recognise(state: dict[str, Tensor], heads: int) -> Architecture:
         encoder, image_size = _tiny_vit(state), 1024  # it has no positions that would tell
     else:
         raise ValueError("its encoder is none that is known here: neither SAM's ViT nor TinyViT")
+    answers = decoder(state, heads)
+    if answers.name == "hq":  # it sees what the first block saw that looked at the whole grid (arXiv 2306.01567)
+        first = encoder.arguments["global_blocks"][:1] if encoder.name == "vit" else True
+        encoder.arguments["early"] = first
     hidden = state["prompt_encoder.mask_downscaling.3.weight"].shape[0]
     prompts = (
         Part("prompts", "points", {}),
         Part("prompts", "boxes", {}),
         Part("prompts", "masks", {} if hidden == 16 else {"hidden": hidden}),
     )
-    return Architecture(encoder, prompts, decoder(state, heads), image_size)
+    return Architecture(encoder, prompts, answers, image_size)
 
 
 def _vit(state: dict[str, Tensor]) -> tuple[Part, int]:
@@ -189,8 +193,11 @@ def decoder(state: dict[str, Tensor], heads: int = HEADS) -> Part:
         "multimask_outputs": state["mask_decoder.mask_tokens.weight"].shape[0] - 1,
         "iou_hidden": state["mask_decoder.iou_prediction_head.layers.0.weight"].shape[0],
     }
+    if "mask_decoder.hf_token.weight" not in state:
+        return Part("decoders", "mask", arguments)
     # SAM-HQ is SAM's decoder and more beside it.
-    return Part("decoders", "hq" if "mask_decoder.hf_token.weight" in state else "mask", arguments)
+    arguments["early_channels"] = state["mask_decoder.compress_vit_feat.0.weight"].shape[0]
+    return Part("decoders", "hq", arguments)
 
 
 @torch.inference_mode()

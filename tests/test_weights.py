@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,15 @@ from segment_anything.build_sam import _build_sam, build_sam_vit_b
 from timm.models.vision_transformer_sam import VisionTransformerSAM, checkpoint_filter_fn
 from transformers import SamConfig, SamModel
 
-from samlit import architecture, checkpoints, export, layouts, plugins
+from samlit import architecture, checkpoints, export, layouts
+from samlit.model import Sam
 from samlit.predictor import Predictor
+from samlit_decoders.hq import Hq
+from samlit_encoders.tiny_vit import TinyVit
+from samlit_encoders.vit import Vit
+from samlit_prompts.boxes import Boxes
+from samlit_prompts.masks import Masks
+from samlit_prompts.points import Points
 from tests import others
 
 SHARED = Path(os.environ.get("SAMLIT_SHARED") or Path(__file__).resolve().parents[2] / "shared" / "data")
@@ -24,8 +32,6 @@ RELEASED = {
     "h": (1280, 32, 16, (7, 15, 23, 31)),
 }
 
-has_tiny_vit = any(plugin.name == "tiny_vit" for plugin in plugins.catalogue("encoders"))
-needs_tiny_vit = pytest.mark.skipif(not has_tiny_vit, reason="the encoder tiny_vit is not registered")
 needs_mobile_sam = pytest.mark.skipif(
     not MOBILE.is_file(), reason=f"{MOBILE} is not here: SAMLIT_SHARED names the folder of real data beside it"
 )
@@ -302,14 +308,29 @@ def test_norms_that_were_folded_into_convolutions_come_back(inner):
     assert all(torch.equal(value, state[name]) for name, value in back.items())
 
 
-def test_the_decoder_of_sam_hq_is_recognised(model):
-    state = {**model.state_dict(), "mask_decoder.hf_token.weight": torch.zeros(1, 32)}
-    assert architecture.recognise(state).decoder.name == "hq"
-    assert architecture.recognise(model.state_dict()).decoder.name == "mask"
+@pytest.mark.parametrize("encoder", ["vit", "tiny_vit"])
+def test_sam_hq_is_built_with_the_early_map_that_it_looks_at(tmp_path, encoder):
+    torch.manual_seed(0)
+    if encoder == "vit":
+        made, width = Vit(128, 32, 3, 2, (1,), 3, channels=32, mlp_ratio=2.0, early=(1,)), 32
+    else:
+        made, width = TinyVit(1024, (8, 8, 12, 16), (1, 1, 1, 1), (2, 2, 2), channels=32, early=True), 12
+    hq = partial(Hq, heads=8, mlp_dim=48, iou_hidden=24, early_channels=width)
+    ours = others.stirred(Sam(made, [Points, Boxes, Masks], hq))
+    torch.save(layouts.to_sam(ours.state_dict(), "samlit"), tmp_path / "sam_hq.pth")
+    names = torch.load(tmp_path / "sam_hq.pth", weights_only=True)
+    assert {"mask_decoder.hf_token.weight", "mask_decoder.compress_vit_feat.0.weight"} <= names.keys()
+    net, side = checkpoints.load(tmp_path / "sam_hq.pth")
+    assert isinstance(net.decoder, Hq)
+    answers = []
+    for model in (ours, net):
+        predictor = Predictor(model, side)
+        predictor.set_image(others.picture())
+        answers.append(predictor.predict({"boxes": [(10, 20, 90, 80)]}))
+    assert torch.equal(answers[0].low_res_logits, answers[1].low_res_logits)
 
 
 @needs_mobile_sam
-@needs_tiny_vit
 @pytest.mark.parametrize("layout", ["whole", "without head", "without norms", "plain convolutions"])
 def test_mobile_sam_in_all_its_layouts(layout, tmp_path):
     state = torch.load(MOBILE, weights_only=True)
@@ -329,7 +350,6 @@ def test_mobile_sam_in_all_its_layouts(layout, tmp_path):
 
 
 @needs_mobile_sam
-@needs_tiny_vit
 def test_mobile_sam_finds_a_disc():
     rows, columns = np.mgrid[:300, :400]
     disc = (rows - 140) ** 2 + (columns - 210) ** 2 < 70**2

@@ -151,9 +151,11 @@ class Mask(Decoder):
         """What is added to halves of cells, (B, hw, 4, C/4), and to quarters, (B, hw, 4, 4, C/8); or nothing."""
         if not self.high_res:
             return ()
-        if len(embedding.early) != 2:
+        h, w = embedding.image.shape[-2:]
+        fine = [x for scale in (4, 2) for x in embedding.early if x.shape[-2:] == (scale * h, scale * w)]
+        if len(fine) != 2:
             raise ValueError("high_res needs an encoder with finer maps, such as vit with its conv stem")
-        (quarters, halves), (h, w) = embedding.early, embedding.image.shape[-2:]
+        quarters, halves = fine
 
         def turn() -> tuple[Tensor, Tensor]:
             b = len(halves)
@@ -161,7 +163,7 @@ class Mask(Decoder):
             c = quarters.reshape(b, -1, h, 2, 2, w, 2, 2).permute(0, 2, 5, 3, 6, 4, 7, 1)
             return a, c.reshape(b, h * w, 4, 4, -1)
 
-        return embedding.kept.get("mask.details", embedding.early, turn)
+        return embedding.kept.get("mask.details", fine, turn)
 
 
 def _images(image_index: Tensor, images: int) -> slice | Tensor:

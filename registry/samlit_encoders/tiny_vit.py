@@ -41,6 +41,7 @@ class TinyVit(Encoder):
         freeze_norms: Whether batch norms keep their stored statistics in training. Batches of few images need it, and
             so do weights whose norms are folded into their convolutions: their statistics are stored as 0 and 1.
         detail: Whether the finer maps of the first two stages are given to a decoder with `high_res`.
+        early: Whether what goes into the third stage is an early map (B, dims[2], h, w) too, for the decoder `hq`.
     """
 
     def __init__(
@@ -55,9 +56,10 @@ class TinyVit(Encoder):
         drop_path: float = 0.0,
         freeze_norms: bool = False,
         detail: bool = False,
+        early: bool = False,
     ) -> None:
         super().__init__()
-        self.channels, self.stride, self.freeze_norms = channels, 16, freeze_norms
+        self.channels, self.stride, self.freeze_norms, self.early = channels, 16, freeze_norms, early
         if image_size % self.stride:
             raise ValueError(f"image_size {image_size} is not a multiple of {self.stride}")
         if (len(dims), len(depths), len(heads), len(windows)) != (4, 4, 3, 3):
@@ -89,15 +91,17 @@ class TinyVit(Encoder):
     def forward(self, image: Tensor) -> Embedding:
         """Encode normalised images: (B, 3, H, W) float -> (B, C, h, w)."""
         x = self.patch_embed(image)
-        maps = []
-        for layer in self.layers:
+        maps, early = [], []
+        for i, layer in enumerate(self.layers):
             assert isinstance(layer, _Stage)
+            if i == 2 and self.early:
+                early.append(x)
             x = layer(x)
             maps.append(x)
             if layer.downsample is not None:
                 x = layer.downsample(x)
-        early = () if self.detail is None else tuple(out(map_) for out, map_ in zip(self.detail, maps, strict=False))
-        return Embedding(self.neck(x), early)
+        finer = () if self.detail is None else tuple(out(map_) for out, map_ in zip(self.detail, maps, strict=False))
+        return Embedding(self.neck(x), (*finer, *early))
 
     def train(self, mode: bool = True) -> TinyVit:
         """Switch between training and evaluation; frozen norms stay in evaluation."""
