@@ -74,32 +74,21 @@ def fitted(reference, grid):
 # The official encoder.
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("vit_b", 320),
+        pytest.param("vit_b", 1024, marks=pytest.mark.slow),
+        pytest.param("vit_l", 320, marks=pytest.mark.slow),
+        pytest.param("vit_h", 256, marks=pytest.mark.slow),
+    ],
+)
 @torch.no_grad()
-def test_vit_b_at_full_size_is_the_official_one():
-    reference = official(1024, *PLAN["vit_b"])
-    own, image = vit_b().eval(), torch.randn(1, 3, 1024, 1024)
-    own.load_state_dict(reference.state_dict())
-    assert off(own(image).image, reference(image)) < 1e-5
-
-
-@pytest.mark.parametrize("name", ["vit_b", pytest.param("vit_l", marks=pytest.mark.slow)])
-@torch.no_grad()
-def test_an_encoder_in_its_full_depth_is_the_official_one(name):
-    reference = official(320, *PLAN[name])
-    own, image = BUILD[name](320).eval(), torch.randn(1, 3, 320, 320)
-    own.load_state_dict(reference.state_dict(), assign=True)
-    assert off(own(image).image, reference(image)) < 1e-5
-
-
-@pytest.mark.slow
-@torch.no_grad()
-def test_vit_h_is_the_official_one_in_one_copy_of_its_weights():
+def test_a_released_encoder_is_the_official_one(name, size):
+    reference, image = official(size, *PLAN[name]), torch.randn(1, 3, size, size)
     with torch.device("meta"):
-        own = vit_h(256).eval()
-    reference = official(256, *PLAN["vit_h"])
-    own.load_state_dict(reference.state_dict(), assign=True)
-    image = torch.randn(1, 3, 256, 256)
+        own = BUILD[name](size).eval()
+    own.load_state_dict(reference.state_dict(), assign=True)  # one copy of the weights
     assert off(own(image).image, reference(image)) < 1e-5
 
 
