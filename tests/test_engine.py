@@ -42,7 +42,7 @@ def test_weights_are_looked_for_before_anything_is_prepared(monkeypatch, resumes
         Cli().before_fit()
         assert prepared
     else:
-        with pytest.raises(UsageError, match=r"weights: there is no file .gone\.ckpt"):
+        with pytest.raises(UsageError, match=r"weights: gone\.ckpt: there is no such file"):
             Cli().before_fit()
         assert not prepared
 
