@@ -31,6 +31,7 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransfor
 from torch import Tensor, nn
 
 from samlit.contracts import Encoder
+from samlit.layouts import from_sam
 from samlit.model import Sam
 from samlit.structures import Embedding, PromptSet, Ragged
 from samlit_decoders.mask import Mask
@@ -218,18 +219,6 @@ def flops(vit: Vit, size: int) -> float:
     return total
 
 
-NAMES = {
-    "pe_layer.": "position.",
-    "point_embeddings.0.": "prompts.points.background.",
-    "point_embeddings.1.": "prompts.points.foreground.",
-    "point_embeddings.2.": "prompts.boxes.top_left.",
-    "point_embeddings.3.": "prompts.boxes.bottom_right.",
-    "not_a_point_embed.": "prompts.points.not_a_point.",
-    "no_mask_embed.": "prompts.masks.no_mask.",
-    "mask_downscaling.": "prompts.masks.mask_downscaling.",
-}
-
-
 class Given(Encoder):
     """No encoder: embeddings are given."""
 
@@ -248,12 +237,10 @@ def answerers() -> tuple[nn.Module, nn.Module, Sam]:
     with torch.no_grad():  # new weights look at nothing in particular
         for parameter in masks.parameters():
             parameter.mul_(1.7 if parameter.ndim > 1 else 1)
-    state = {f"decoder.{name}": value for name, value in masks.state_dict().items()}
-    for name, value in prompts.state_dict().items():
-        old = next(old for old in NAMES if name.startswith(old))
-        state[NAMES[old] + name.removeprefix(old)] = value
+    parts = {"prompt_encoder": prompts, "mask_decoder": masks}
+    state = {f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()}
     net = Sam(Given(), [Points, Boxes, Masks], Mask).eval()
-    net.load_state_dict(state)
+    net.load_state_dict(from_sam(state, "samlit"))
     return prompts, masks, net
 
 

@@ -7,6 +7,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from segment_anything.modeling import Sam as OfficialSam
 from torch import nn
 
+from samlit.layouts import from_sam
 from samlit.model import PIXEL_MEAN, PIXEL_STD, Sam
 from samlit_decoders.mask import Mask
 from samlit_encoders.tiny_vit import TinyVit
@@ -14,25 +15,6 @@ from samlit_encoders.vit import Vit
 from samlit_prompts.boxes import Boxes
 from samlit_prompts.masks import Masks
 from samlit_prompts.points import Points
-
-NAMES = {
-    "image_encoder.": "encoder.",
-    "prompt_encoder.pe_layer.": "position.",
-    "prompt_encoder.point_embeddings.0.": "prompts.points.background.",
-    "prompt_encoder.point_embeddings.1.": "prompts.points.foreground.",
-    "prompt_encoder.point_embeddings.2.": "prompts.boxes.top_left.",
-    "prompt_encoder.point_embeddings.3.": "prompts.boxes.bottom_right.",
-    "prompt_encoder.not_a_point_embed.": "prompts.points.not_a_point.",
-    "prompt_encoder.no_mask_embed.": "prompts.masks.no_mask.",
-    "prompt_encoder.mask_downscaling.": "prompts.masks.mask_downscaling.",
-    "mask_decoder.": "decoder.",
-}
-
-
-def ours(state):
-    """An official state under samlit's names."""
-    rename = {name: next(old for old in NAMES if name.startswith(old)) for name in state}
-    return {name.replace(old, NAMES[old], 1): state[name] for name, old in rename.items()}
 
 
 class Adapter(nn.Module):
@@ -64,7 +46,7 @@ def small(seed=0, image_size=64, patch=8, channels=32):
         [Points, Boxes, Masks],
         functools.partial(Mask, heads=2, mlp_dim=48, iou_hidden=24),
     )
-    own.load_state_dict(ours(official.state_dict()))
+    own.load_state_dict(from_sam(official.state_dict(), "samlit"))
     return official.eval(), own.eval()
 
 
@@ -72,7 +54,7 @@ def mobile(file):
     """MobileSAM twice: the released predictor, prompt encoder and decoder, and samlit's; one encoder serves both."""
     state = torch.load(file, weights_only=True)
     own = Sam(TinyVit(), [Points, Boxes, Masks], Mask)
-    own.load_state_dict(ours(state), strict=False)
+    own.load_state_dict(from_sam(state, "samlit"), strict=False)
     official = OfficialSam(Adapter(own.encoder, 1024), *_heads(64, 1024, 256), PIXEL_MEAN, PIXEL_STD)
     rest = {name: value for name, value in state.items() if not name.startswith("image_encoder.")}
     found = official.load_state_dict(rest, strict=False)

@@ -15,6 +15,10 @@ from samlit_sources.coco import Coco
 from tests import official
 
 SHARED = Path(os.environ.get("SAMLIT_SHARED") or Path(__file__).resolve().parents[2] / "shared" / "data")
+MOBILE_SAM = SHARED.parent / "weights" / "mobile_sam.pt"
+needs_mobile_sam = pytest.mark.skipif(
+    not MOBILE_SAM.is_file(), reason=f"{MOBILE_SAM} is not here: SAMLIT_SHARED names the folder of real data beside it"
+)
 SIZES = [(40, 100), (100, 37), (64, 64), (20, 64), (31, 17), (333, 500)]
 
 
@@ -130,10 +134,7 @@ def measured(source, count, most, released, own):
 
 @pytest.fixture(scope="module")
 def mobile():
-    file = SHARED.parent / "weights" / "mobile_sam.pt"
-    if not file.is_file():
-        pytest.skip("needs MobileSAM's weights, which are not here: weights/mobile_sam.pt beside $SAMLIT_SHARED")
-    released, own = official.mobile(file)
+    released, own = official.mobile(MOBILE_SAM)
     return SamPredictor(released), Predictor(own, 1024)
 
 
@@ -144,6 +145,7 @@ def photographs(name):
     return Coco(str(file), empty=False)
 
 
+@needs_mobile_sam
 @pytest.mark.parametrize(("name", "box", "point"), [("food/train", 0.9, 0.7), ("nuclei/val", 0.8, 0.6)])
 def test_mobile_sam_answers_as_released(mobile, name, box, point):
     found = measured(photographs(name), 2, 8, *mobile)
@@ -154,6 +156,7 @@ def test_mobile_sam_answers_as_released(mobile, name, box, point):
 
 
 @pytest.mark.slow
+@needs_mobile_sam
 @pytest.mark.parametrize(("name", "box", "point"), [("food/train", 0.92, 0.74), ("nuclei/val", 0.84, 0.63)])
 def test_mobile_sam_answers_as_released_on_more(mobile, name, box, point):
     found = measured(photographs(name), 15, 8, *mobile)
@@ -162,3 +165,17 @@ def test_mobile_sam_answers_as_released_on_more(mobile, name, box, point):
         theirs, ours = found[kind]
         assert abs(theirs - ours) < 0.005
         assert ours > floor
+
+
+TRUCK = SHARED.parent / "weights" / "truck.jpg"
+
+
+@pytest.mark.skipif(not TRUCK.is_file(), reason=f"{TRUCK} is not here: it is the photograph of the official notebooks")
+@needs_mobile_sam
+def test_the_truck_of_the_official_notebooks():
+    """What the released code answers with MobileSAM's weights, encoder and all; measured with it, not with samlit."""
+    predictor = Predictor.load(MOBILE_SAM)
+    predictor.set_image(TRUCK)
+    answer = predictor.predict({"points": [(500, 375, 1)]}, multimask=True)
+    np.testing.assert_allclose(answer.iou, [0.99984, 0.98688, 0.90225], atol=1e-5)
+    assert answer.masks.sum((1, 2)).tolist() == [23596, 48130, 614481]
