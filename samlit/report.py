@@ -37,8 +37,8 @@ NEXT = (
     ("validate it again", "samlit validate --recipe {recipe} --ckpt_path {checkpoint}"),
     (
         "go on with your own masks",
-        "samlit fit --recipe {recipe} --model.weights {checkpoint} --data.source coco --data.source.annotations train.json "
-        "--data.validation coco --data.validation.annotations val.json",
+        "samlit fit --recipe {recipe} --model.weights {checkpoint} --data.source coco "
+        "--data.source.annotations train.json --data.validation coco --data.validation.annotations val.json",
     ),
 )
 
