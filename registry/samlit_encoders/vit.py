@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from samlit.contracts import Encoder
-from samlit.layers import LayerNorm2d
+from samlit.layers import LayerNorm2d, neck
 from samlit.structures import Embedding
 from samlit_encoders._attention import Attention
 
@@ -86,12 +86,7 @@ class Vit(Encoder):
             _Block(dim, heads, 0 if i in global_blocks else window, grid, mlp_ratio, drop_path * i / max(depth - 1, 1))
             for i in range(depth)
         )
-        self.neck = nn.Sequential(
-            nn.Conv2d(dim, channels, 1, bias=False),
-            LayerNorm2d(channels),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            LayerNorm2d(channels),
-        )
+        self.neck = neck(dim, channels)
         self.detail = None
         if isinstance(self.patch_embed, _Convolutions):
             self.detail = _Details(dim, self.patch_embed.detail_widths, channels)
