@@ -217,6 +217,7 @@ def test_a_table_of_its_own_size_is_read_by_difference():
     assert all(torch.equal(vectors[i, j], table[i - j + 3]) for i in range(4) for j in range(4))
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")  # torch about one version of Python
 @pytest.mark.parametrize("learns", [True, False])
 def test_it_compiles(learns):
     _, own = small()
