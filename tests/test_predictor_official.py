@@ -50,12 +50,11 @@ def asked(rows, columns):
 def assert_equal(found, masks, iou, logits):
     """An answer of ours, most confident first, against the released predictor's three arrays."""
     order = np.argsort(-iou)
-    np.testing.assert_allclose(found.iou, iou[order], atol=1e-4, rtol=1e-3)
-    np.testing.assert_allclose(found.low_res_logits, logits[order], atol=1e-3 * np.abs(logits).max(), rtol=1e-3)
+    np.testing.assert_allclose(found.iou, iou[order], atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(found.low_res_logits, logits[order], atol=1e-5 * np.abs(logits).max(), rtol=0)
     for mine, theirs in zip(found.masks.numpy(), masks[order], strict=True):
         assert mine.shape == theirs.shape
-        # A pixel where the logit is zero but for rounding may fall on either side.
-        assert (mine != theirs).sum() <= 1e-3 * mine.size
+        assert np.array_equal(mine, theirs)
 
 
 @pytest.fixture(scope="module")
