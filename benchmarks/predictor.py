@@ -45,7 +45,8 @@ def panel(
 
 def sheet(predictor: Predictor, scene: _scenes.Drawing) -> npt.NDArray[np.uint8]:
     """One point and its three masks, boxes around many things at once, and a box that a click corrects."""
-    predictor.set_image(scene.image)
+    picture = scene.image
+    predictor.set_image(picture)
     # The scene's masks overlap, a part lies on its whole: things that are clear of each other are shown.
     order = sorted(range(len(scene.masks)), key=lambda i: -int(scene.masks[i].sum()))
     apart: list[int] = []
@@ -59,10 +60,10 @@ def sheet(predictor: Predictor, scene: _scenes.Drawing) -> npt.NDArray[np.uint8]
     three = predictor.predict({"points": [point]})
     for i, (mask, iou) in enumerate(zip(three.masks, three.iou.tolist(), strict=True)):
         rows.append(
-            panel(predictor, scene.image, f"one point: answer {i + 1}, {iou:.2f}", {"points": [point]}, [mask.numpy()])
+            panel(predictor, picture, f"one point: answer {i + 1}, {iou:.2f}", {"points": [point]}, [mask.numpy()])
         )
     found = [answer.masks[0].numpy() for answer in predictor.predict_each([{"boxes": [one]} for one in boxes])]
-    rows.append(panel(predictor, scene.image, f"{len(boxes)} boxes at once", {"boxes": boxes}, found))
+    rows.append(panel(predictor, picture, f"{len(boxes)} boxes at once", {"boxes": boxes}, found))
     return np.concatenate(rows, 1)
 
 

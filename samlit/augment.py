@@ -90,7 +90,7 @@ def _window(
     sample: Sample, zoom: float, chance: np.random.Generator
 ) -> tuple[tuple[slice, slice], npt.NDArray[np.int64]]:
     """A square of the image that shows the middle of one of its masks, and the numbers of all masks whose it shows."""
-    size = sample.image.shape[:2]
+    size = sample.size
     boxes = np.array([rle.box(mask) for mask in sample.masks]).reshape(-1, 4)
     # (row, column) of the middles: of whole pixels, so that one is in a window or is not
     middles = (boxes[:, :2] + boxes[:, 2:])[:, ::-1] // 2

@@ -243,8 +243,18 @@ class Source(ABC):
         """Sample number `index`, from 0.
 
         Raises:
-            ValueError: The sample is damaged; one line that names it and says how.
+            ValueError: The sample is damaged; one line that names it and says how. `Damaged` also says by what cause.
         """
+
+    def shards(self) -> Sequence[int]:
+        """How many samples lie together, one number a shard, in order: shards are shuffled, then samples in a buffer.
+
+        Without an override all lie in one.
+        """
+        return (len(self),)
+
+    def prefetch(self, indices: Sequence[int]) -> None:  # noqa: B027 - most sources have nothing to fetch
+        """Samples that will be asked for next, in this order; a hint that a source of slow reads begins them at."""
 
     def prepare(  # noqa: B027 - most sources have nothing to make ready
         self, progress: Callable[[int, int, str], None] = lambda done, total, what: None

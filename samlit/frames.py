@@ -61,7 +61,8 @@ def frame(
         window: Rows and columns of the sample to show; all if not given.
         long_side: Of the picture in the frame, at most `side`; that if not given.
     """
-    shown = sample.image if window is None else np.ascontiguousarray(sample.image[window])
+    pixels = sample.pixels()
+    shown = pixels if window is None else np.ascontiguousarray(pixels[window])
     height, width = shown.shape[:2]
     h, w = fit(height, width, long_side or side)
     image = np.zeros((side, side, 3), np.uint8)

@@ -2,16 +2,63 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-__all__ = ["MAX_PIXELS", "read", "rgb"]
+from samlit.faults import Damaged
+
+__all__ = ["MAX_PIXELS", "Encoded", "read", "rgb"]
 
 MAX_PIXELS = 89_478_485
 """Rows times columns of an image that is decoded: where Pillow, too, begins to suspect a decompression bomb."""
 
 _ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange rows and columns
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An image that is still in its file: decoded when it is known how large it is wanted.
+
+    Attributes:
+        data: The file, JPEG or PNG.
+        size: Rows and columns, as whoever wrote the masks states them; proved when it is decoded.
+    """
+
+    data: bytes
+    size: tuple[int, int]
+
+    def pixels(self, at_least: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+        """Decode it, as it is stored: an EXIF orientation is not applied.
+
+        Args:
+            at_least: Rows and columns that will be made of it: the decoder may leave out finer detail, so that what
+                it returns has at least that many, of the same proportions. All of it if not given.
+
+        Returns:
+            (rows, columns, 3) uint8, RGB.
+
+        Raises:
+            Damaged: It cannot be decoded, is too large, or is not of the size that is stated.
+        """
+        try:
+            with Image.open(io.BytesIO(self.data), formats=("JPEG", "PNG")) as image:
+                columns, rows = image.size
+                if rows * columns > MAX_PIXELS:
+                    raise Damaged("bomb", f"the image is {rows}x{columns}, more than {MAX_PIXELS} pixels")
+                if (rows, columns) != self.size:
+                    stated = f"its JSON says {self.size[0]}x{self.size[1]}"
+                    raise Damaged("size", f"the image is {rows}x{columns}, {stated}")
+                return np.array(image.convert("RGB"))
+        except UnidentifiedImageError:
+            raise Damaged("image", "the image is neither JPEG nor PNG") from None
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            raise Damaged("bomb", f"the image cannot be decoded: {error}") from error
+        except (OSError, SyntaxError) as error:
+            raise Damaged("image", f"the image cannot be decoded: {error}") from error
 
 
 def read(path: str, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:

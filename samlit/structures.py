@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from samlit.faults import blaming
+from samlit.images import Encoded
 from samlit.kept import Kept
 from samlit.rle import Rle
 
@@ -35,15 +37,34 @@ class Sample:
 
     Attributes:
         key: Names the sample within its source.
-        image: (H, W, 3) uint8, RGB.
+        image: (H, W, 3) uint8, RGB; or still in its file, to be decoded no finer than it is wanted.
         masks: One run-length string a mask, each of the image's own size.
         phrases: A phrase for each mask ("the striped wheel of the red cart"), or none at all.
+        shard: The file that it is in, for whoever has to find it; empty where the key says enough.
     """
 
     key: str
-    image: np.ndarray
+    image: np.ndarray | Encoded
     masks: tuple[Rle, ...]
     phrases: tuple[str, ...] = ()
+    shard: str = ""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of the image."""
+        rows, columns = self.image.size if isinstance(self.image, Encoded) else self.image.shape[:2]
+        return rows, columns
+
+    def pixels(self, at_least: tuple[int, int] | None = None) -> np.ndarray:
+        """The image, (rows, columns, 3) uint8: all of it, or no fewer rows and columns than are wanted.
+
+        Raises:
+            Damaged: It cannot be decoded.
+        """
+        if not isinstance(self.image, Encoded):
+            return self.image
+        with blaming(self.key, self.shard):
+            return self.image.pixels(at_least)
 
 
 @dataclass

@@ -11,7 +11,7 @@ import pytest
 
 from samlit import rle, shards
 from samlit.contracts import Source
-from samlit.shards import Annotation, Record
+from samlit.records import Annotation, Record
 from samlit_sources.sa1b import Sa1b
 
 
@@ -46,9 +46,9 @@ def test_records_in_order(folder: Path) -> None:
     assert len(source) == 6
     samples = [source[index] for index in range(6)]
     assert [sample.key for sample in samples] == ["sa_5", "sa_3", "sa_4", "sa_30", "sa_7", "sa_9"]
-    assert [int(sample.image[0, 0, 0]) for sample in samples] == [5, 3, 4, 30, 7, 9]
-    assert samples[0].image.shape == (24, 32, 3)
-    assert samples[0].image.dtype == np.uint8
+    assert [int(sample.pixels()[0, 0, 0]) for sample in samples] == [5, 3, 4, 30, 7, 9]
+    assert samples[0].pixels().shape == (24, 32, 3)
+    assert samples[0].pixels().dtype == np.uint8
     assert rle.area(samples[1].masks[0]) == 4 * 6
     assert samples[0].phrases == ()
     for index in (6, -1):
@@ -102,4 +102,4 @@ def test_a_damaged_image_is_named(folder: Path) -> None:
     shards.write(folder / "sa_000004.tar", [broken])
     source = Sa1b(str(folder))
     with pytest.raises(ValueError, match=r"^sa_000004\.tar: sa_8: the image cannot be decoded: [^\n]+$"):
-        source[6]
+        source[6].pixels()

@@ -18,7 +18,7 @@ import pytest
 
 from samlit import rle
 from samlit.contracts import Source
-from samlit.shards import Record
+from samlit.records import Record
 from samlit_sources import _phrases, _scenes, shapes
 from samlit_sources._phrases import Seen
 from samlit_sources._scenes import Lot
@@ -185,11 +185,11 @@ def test_written_and_read_back() -> None:
         assert sample.key == f"sa_{index}"
         assert sample.phrases == scene.phrases
         assert np.array_equal([rle.decode(mask) for mask in sample.masks], scene.masks)
-        assert np.abs(sample.image.astype(int) - scene.image).mean() < 4  # JPEG
+        assert np.abs(sample.pixels().astype(int) - scene.image).mean() < 4  # JPEG
     with pytest.raises(IndexError):
         source[5]
     assert len(Sa1b(str(source.folder))) == 5
-    assert np.array_equal(pickle.loads(pickle.dumps(source))[2].image, source[2].image)
+    assert np.array_equal(pickle.loads(pickle.dumps(source))[2].pixels(), source[2].pixels())
 
 
 def test_prepared_twice_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +239,7 @@ def test_train_and_val_share_no_scene() -> None:
     sources = [Shapes("train", 6), Shapes("val", 6)]
     for source in sources:
         source.prepare()
-    images = {source[index].image.tobytes() for source in sources for index in range(6)}
+    images = {source[index].pixels().tobytes() for source in sources for index in range(6)}
     assert len(images) == 12
 
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from samlit import rle, shards
+from samlit import records, rle
 from samlit_sources._canvas import OVERSAMPLING, Canvas, Material
 from samlit_sources._families import COMPOSITES, SMALL, STURDY, Part
 from samlit_sources._patterns import Color
@@ -58,7 +58,7 @@ class Lot:
     style: str
 
 
-def draw(lot: Lot) -> list[shards.Record]:
+def draw(lot: Lot) -> list[records.Record]:
     """Draw scenes and encode them.
 
     It stands here, and not beside the source, so that a new process need not import torch for it.
@@ -71,7 +71,7 @@ def use_one_thread() -> None:
     cv2.setNumThreads(1)
 
 
-def _record(lot: Lot, index: int) -> shards.Record:
+def _record(lot: Lot, index: int) -> records.Record:
     drawing = render(lot.seed, lot.split, index, lot.size, lot.min_area, lot.style)
     bgr = cv2.cvtColor(drawing.image, cv2.COLOR_RGB2BGR)
     # Colours at full resolution: halved, as is usual, they would blur parts of a few pixels into each other.
@@ -79,9 +79,9 @@ def _record(lot: Lot, index: int) -> shards.Record:
     settings = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
     _, jpeg = cv2.imencode(".jpg", bgr, settings)
     named = zip(rle.encode_many(drawing.masks), drawing.phrases, strict=True)
-    annotations = tuple(shards.Annotation(mask, phrase) for mask, phrase in named)
+    annotations = tuple(records.Annotation(mask, phrase) for mask, phrase in named)
     height, width = drawing.image.shape[:2]
-    return shards.Record(index, (height, width), jpeg.tobytes(), annotations)
+    return records.Record(index, (height, width), jpeg.tobytes(), annotations)
 
 
 @dataclass

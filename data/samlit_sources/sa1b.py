@@ -62,10 +62,10 @@ class Sa1b(Source):
         shard = shards[which]
         number = index - self._ends[which] + len(shard)
         record = shard[number]
-        with shard.blaming(number):
-            image = record.pixels()
         phrases = tuple(a.phrase for a in record.annotations)
-        return Sample(record.key, image, tuple(a.mask for a in record.annotations), phrases if any(phrases) else ())
+        return Sample(
+            record.key, record.image, tuple(a.mask for a in record.annotations), phrases if any(phrases) else ()
+        )
 
     def _ready(self) -> list[Shard]:
         if self._shards is None:

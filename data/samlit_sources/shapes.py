@@ -15,7 +15,8 @@ from typing import Literal
 from samlit import cache
 from samlit.atomic import writing
 from samlit.contracts import Source
-from samlit.shards import Record, write
+from samlit.records import Record
+from samlit.shards import write
 from samlit.structures import Sample
 from samlit_sources import _scenes
 from samlit_sources._scenes import Lot

@@ -1,0 +1,167 @@
+"""One image with its masks, as SA-1B stores it: a JPEG and a JSON (SAM_SPEC 4).
+
+Nothing here trusts what it reads: a picture larger than it says or a mask that is none ends in one line that says so.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from samlit import rle
+from samlit.images import Encoded
+from samlit.rle import Rle
+
+__all__ = ["Annotation", "Record", "parse"]
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One mask of a record.
+
+    Attributes:
+        mask: Of the image's own size.
+        phrase: What the mask shows, in words; empty where nobody said. An addition to SA-1B's layout.
+        predicted_iou: The model's own estimate.
+        stability_score: IoU of the mask at two thresholds.
+        crop_box: (x, y, w, h) of the crop that it was found in; None for the whole image.
+        point: (x, y) of the prompt in pixels of the image; None for the middle of the mask's box.
+        id: Unique in the whole data set; None to make one from the image's.
+    """
+
+    mask: Rle
+    phrase: str = ""
+    predicted_iou: float = 1.0
+    stability_score: float = 1.0
+    crop_box: tuple[float, float, float, float] | None = None
+    point: tuple[float, float] | None = None
+    id: int | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image with its masks, the image still encoded.
+
+    Attributes:
+        image_id: A number; the record's key is `sa_<image_id>`.
+        size: Rows and columns.
+        jpeg: The image's file.
+        annotations: Its masks.
+    """
+
+    image_id: int
+    size: tuple[int, int]
+    jpeg: bytes
+    annotations: tuple[Annotation, ...]
+
+    @property
+    def key(self) -> str:
+        """The name of the record's files, without their endings."""
+        return f"sa_{self.image_id}"
+
+    @property
+    def image(self) -> Encoded:
+        """The image, to be decoded when it is known how large it is wanted."""
+        return Encoded(self.jpeg, self.size)
+
+    def text(self) -> bytes:
+        """The annotations as SA-1B writes them (SAM_SPEC 4)."""
+        height, width = self.size
+        image = {"image_id": self.image_id, "width": width, "height": height, "file_name": f"{self.key}.jpg"}
+        rows = [self._row(number, annotation) for number, annotation in enumerate(self.annotations)]
+        return json.dumps({"image": image, "annotations": rows}, separators=(",", ":"), allow_nan=False).encode()
+
+    def _row(self, number: int, a: Annotation) -> dict[str, Any]:
+        height, width = self.size
+        x0, y0, x1, y1 = rle.box(a.mask)
+        x, y = a.point or ((x0 + x1) / 2, (y0 + y1) / 2)
+        row: dict[str, Any] = {
+            "id": self.image_id * 10_000 + number if a.id is None else a.id,
+            "segmentation": {"size": list(a.mask.size), "counts": a.mask.counts},
+            # SA-1B's width and height are largest minus smallest coordinate, one less than elsewhere (SAM_SPEC 0.9).
+            "bbox": [float(x0), float(y0), float(max(0, x1 - 1 - x0)), float(max(0, y1 - 1 - y0))],
+            "area": rle.area(a.mask),
+            "predicted_iou": float(a.predicted_iou),
+            "stability_score": float(a.stability_score),
+            "crop_box": [float(v) for v in a.crop_box or (0, 0, width, height)],
+            "point_coords": [[float(x), float(y)]],
+        }
+        if a.phrase:
+            row["phrase"] = a.phrase
+        return row
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"the JSON has {constant}, which is not a number")
+
+
+def parse(image_id: int, jpeg: bytes, text: bytes) -> Record:
+    """A record from its two files, the JSON and every mask checked.
+
+    Raises:
+        ValueError: The JSON is damaged, or not of this image; one line that says how.
+    """
+    try:
+        stored = json.loads(text, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("the JSON is nested too deep") from None
+    except UnicodeDecodeError:
+        raise ValueError("the JSON is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    image = _want(stored, "image", dict)
+    size = _want(image, "height", int), _want(image, "width", int)
+    rows = _want(stored, "annotations", list)
+    annotations = []
+    for number, row in enumerate(rows):
+        try:
+            annotations.append(_annotation(row, size))
+        except ValueError as error:
+            raise ValueError(f"annotation {number}: {error}") from error
+    if _want(image, "image_id", int) != image_id:
+        raise ValueError(f"its JSON is of image {str(image['image_id'])[:40]}")
+    return Record(image_id, size, jpeg, tuple(annotations))
+
+
+def _annotation(row: Any, size: tuple[int, int]) -> Annotation:
+    segmentation = _want(row, "segmentation", dict)
+    sides = _want(segmentation, "size", list)
+    if sides != list(size):
+        raise ValueError(f"the mask is of size {str(sides)[:40]}, the image {size[0]}x{size[1]}")
+    mask = Rle(size, _want(segmentation, "counts", str))
+    rle.runs(mask)
+    crop = _numbers(row.get("crop_box"), 4)
+    points = row.get("point_coords")
+    point = _numbers(points[0], 2) if isinstance(points, list) and points else None
+    return Annotation(
+        mask,
+        phrase=_want(row, "phrase", str) if "phrase" in row else "",
+        predicted_iou=float(_want(row, "predicted_iou", float)) if "predicted_iou" in row else 1.0,
+        stability_score=float(_want(row, "stability_score", float)) if "stability_score" in row else 1.0,
+        crop_box=None if crop is None else (crop[0], crop[1], crop[2], crop[3]),
+        point=None if point is None else (point[0], point[1]),
+        id=_want(row, "id", int) if "id" in row else None,
+    )
+
+
+def _numbers(value: Any, count: int) -> list[float] | None:
+    """That many numbers, or None where there are none; they are told to others and decide nothing here."""
+    if not isinstance(value, list) or len(value) != count:
+        return None
+    if not all(type(v) in (int, float) and -1e9 < v < 1e9 for v in value):
+        return None
+    return [float(v) for v in value]
+
+
+def _want(row: Any, name: str, kind: type) -> Any:
+    """A field that must be there and of a type; whole numbers do for floats, and truth values for nothing."""
+    if not isinstance(row, dict) or name not in row:
+        raise ValueError(f"the JSON has no {name}")
+    value = row[name]
+    if type(value) is float and not math.isfinite(value):  # as of 1e999
+        raise ValueError(f"{name} is {value}")
+    if type(value) is kind or (kind is float and type(value) is int):
+        return value
+    raise ValueError(f"{name} is {type(value).__name__}, not {kind.__name__}")
