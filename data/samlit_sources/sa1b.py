@@ -63,9 +63,8 @@ class Sa1b(Source):
         number = index - self._ends[which] + len(shard)
         record = shard[number]
         phrases = tuple(a.phrase for a in record.annotations)
-        return Sample(
-            record.key, record.image, tuple(a.mask for a in record.annotations), phrases if any(phrases) else ()
-        )
+        masks = tuple(a.mask for a in record.annotations)
+        return Sample(record.key, record.image, masks, phrases if any(phrases) else (), shard.path.name)
 
     def _ready(self) -> list[Shard]:
         if self._shards is None:
