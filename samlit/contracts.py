@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from samlit.faults import Damaged
+from samlit.order import Order, Shuffled
 from samlit.structures import Embedding, Prediction, PromptSet, Ragged, Result, Sample, Scene
 
 if TYPE_CHECKING:
@@ -252,6 +254,19 @@ class Source(ABC):
         Without an override all lie in one.
         """
         return (len(self),)
+
+    def order(self, seed: int, buffer: int) -> Order:
+        """In which order a training sees the samples, without end; of no interest to most sources.
+
+        Args:
+            seed: All chance comes from it.
+            buffer: Samples that are shuffled together.
+        """
+        return Shuffled(self.shards(), seed, buffer)
+
+    def faults(self) -> Sequence[Damaged]:
+        """What is known to be unusable once the source is prepared, and is none of its samples."""
+        return ()
 
     def prefetch(self, indices: Sequence[int]) -> None:  # noqa: B027 - most sources have nothing to fetch
         """Samples that will be asked for next, in this order; a hint that a source of slow reads begins them at."""

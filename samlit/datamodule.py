@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import lightning.pytorch as pl
 
 from samlit.augment import Augment
 from samlit.contracts import Source
 from samlit.loader import Loader, rank_and_world
+from samlit.quarantine import Quarantine
 
 __all__ = ["SamData"]
 
@@ -23,6 +26,11 @@ class SamData(pl.LightningDataModule):
         max_val_masks: Most masks of an image while validating, the first ones.
         max_area: Masks covering more than this share of their image are not trained on.
         augment: How a training image may differ from the one on disk.
+        epoch_size: Images of an epoch, over all devices; an exact pass over the source if not given.
+        shuffle_buffer: Images that are shuffled together, after their shards have been: what reading in order gains,
+            against how far apart neighbours come.
+        max_damaged: Share of the images that may be left out because they are damaged; more of them end the run, and
+            what they are is in `quarantine.jsonl` in the run's folder.
         workers: Loader processes a device.
         seed: Of the order, the masks drawn and the augmentations; `seed_everything`, said once there.
     """
@@ -37,6 +45,9 @@ class SamData(pl.LightningDataModule):
         max_val_masks: int = 256,
         max_area: float = 0.9,
         augment: Augment = Augment(),  # noqa: B008 - frozen
+        epoch_size: int | None = None,
+        shuffle_buffer: int = 16384,
+        max_damaged: float = 0.01,
         workers: int = 0,
         seed: int = 0,
     ) -> None:
@@ -45,7 +56,13 @@ class SamData(pl.LightningDataModule):
         self.image_size, self.batch_size = image_size, batch_size
         self.max_masks, self.max_val_masks = max_masks, max_val_masks
         self.max_area, self.augment = max_area, augment
+        self.epoch_size, self.shuffle_buffer, self.max_damaged = epoch_size, shuffle_buffer, max_damaged
         self.workers, self.seed = workers, seed
+        for name, number in (("epoch_size", epoch_size), ("shuffle_buffer", shuffle_buffer)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name}: one image at least, not {number}")
+        if not 0 <= max_damaged <= 1:
+            raise ValueError(f"max_damaged: a share from 0 to 1, not {max_damaged}")
         self._prepared = False
 
     def prepare_data(self) -> None:
@@ -64,16 +81,11 @@ class SamData(pl.LightningDataModule):
         """Refuse data that cannot be trained on.
 
         Raises:
-            ValueError: There are no samples, or fewer than a step takes.
+            ValueError: There are no samples.
         """
         for name, source in (("source", self.source), ("validation", self.validation)):
             if source is not None and len(source) == 0:
                 raise ValueError(f"data.{name} holds no images: {type(source).__name__} found none to read")
-        needed = self.batch_size * rank_and_world()[1]
-        if stage == "fit" and len(self.source) < needed:
-            raise ValueError(
-                f"data.source holds {len(self.source)} images and a step takes {needed}: lower data.batch_size"
-            )
 
     def train_dataloader(self) -> Loader:
         """Shuffled batches that resume in mid-epoch."""
@@ -98,4 +110,16 @@ class SamData(pl.LightningDataModule):
             self.max_area,
             self.augment,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            shuffle_buffer=self.shuffle_buffer,
+            epoch_size=self.epoch_size,
+            quarantine=self._quarantine(source, rank, world),
         )
+
+    def _quarantine(self, source: Source, rank: int, world: int) -> Quarantine:
+        """Where what cannot be used is counted; what the source knows already is, by one rank."""
+        folder = Path(self.trainer.default_root_dir if self.trainer else ".")
+        mine = -(-len(source) // world)
+        quarantine = Quarantine(folder / "quarantine.jsonl", self.max_damaged, min(mine, 1000), told=rank == 0)
+        if rank == 0:
+            quarantine.known(source.faults(), len(source))
+        return quarantine

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from samlit.errors import one_line
+
 __all__ = ["CAUSES", "Damaged", "blaming"]
 
 CAUSES = {
@@ -54,4 +56,4 @@ def blaming(key: str, shard: str = "") -> Iterator[None]:
     except Damaged as error:
         raise Damaged(error.cause, error.message, error.key or key, error.shard or shard) from error
     except ValueError as error:
-        raise Damaged("other", str(error), key, shard) from error
+        raise Damaged("other", one_line(error), key, shard) from error

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,19 +12,25 @@ from torch.utils.data import DataLoader, Dataset
 from samlit import frames
 from samlit.augment import Augment
 from samlit.contracts import Source
+from samlit.errors import one_line
+from samlit.faults import Damaged, blaming
+from samlit.frames import Framed
+from samlit.quarantine import Quarantine
 from samlit.structures import Batch, Sample
 
-__all__ = ["Loader"]
-
-_BLANK = -1
+__all__ = ["Loader", "rank_and_world"]
 
 
 class Loader:
     """Packed batches of a source, the same for the same seed whatever the number of workers.
 
-    Position p of epoch e is one sample, a pure function of (seed, e, p); a global batch is a range of positions, and
-    each rank takes its slice of it. Every rank has the same number of batches. The state is (epoch, samples consumed
-    by all ranks), so that it fits any rank and any number of them.
+    A training's samples are the source's endless order, cut into epochs. A global batch is a range of positions, of
+    which each rank takes its share, so every rank has the same number of batches, and the last one of an epoch may be
+    smaller. The state is (epoch, samples asked for by all ranks), so that it fits any rank and any number of them, and
+    going on costs nothing however far it is.
+
+    A sample that is damaged is left out of its batch, and nothing takes its place: what else is in a batch never
+    depends on it. A batch that has none left is one blank image without masks, for other ranks wait for this one.
 
     Args:
         source: Samples by number.
@@ -34,12 +40,15 @@ class Loader:
         rank: Of this process.
         world: How many processes.
         workers: Loader processes; 0 loads in this one.
-        training: Shuffles, draws masks at random, augments, and drops the samples that fill no global batch; otherwise
-            samples come in order, each once over all ranks.
+        training: Shuffles, draws masks at random and augments; otherwise samples come in order, each once over all
+            ranks.
         max_masks: Most masks of an image, drawn at random while training, the first ones otherwise.
         max_area: Masks that cover more of the image than this share are dropped while training (paper appendix A).
         augment: What chance does to an image while training.
         pin_memory: Whether batches are put into page-locked memory.
+        shuffle_buffer: Samples that are shuffled together; shards are shuffled before.
+        epoch_size: Samples of an epoch, over all ranks; what the source says if not given, mostly each one once.
+        quarantine: Where samples that are left out are counted; if not given, the first one is an error.
     """
 
     def __init__(
@@ -56,50 +65,63 @@ class Loader:
         max_area: float = 0.9,
         augment: Augment = Augment(),  # noqa: B008 - frozen
         pin_memory: bool = False,
+        shuffle_buffer: int = 16384,
+        epoch_size: int | None = None,
+        quarantine: Quarantine | None = None,
     ) -> None:
-        self.count, self.batch_size, self.seed = len(source), batch_size, seed
-        self.rank, self.world, self.workers, self.training = rank, world, workers, training
-        self.pin_memory = pin_memory
-        self.samples = _Samples(source, side, seed, training, max_masks, max_area, augment)
+        self.batch_size, self.rank, self.world, self.workers, self.training = batch_size, rank, world, workers, training
+        self.order = source.order(seed, shuffle_buffer) if training else None
+        self.size = (epoch_size or self.order.epoch) if self.order else len(source)
+        self.quarantine = quarantine
         self.epoch = self.done = 0
+        self._samples = _Samples(source, side, seed, training, max_masks, max_area, augment)
+        asking: Any = _Asking(self)  # torch's types know batches of lists only
+        self._loader: DataLoader[Any] = DataLoader(
+            self._samples,
+            batch_sampler=asking,
+            collate_fn=_packed,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            # Forked workers inherit locks of the threads that torch has already started.
+            multiprocessing_context="spawn" if workers else None,
+            persistent_workers=workers > 0,
+        )
 
     def __len__(self) -> int:
         """Batches of an epoch, the same on every rank."""
-        step = self.batch_size * self.world
-        return self.count // step if self.training else -(-self.count // step)
+        return -(-self.size // (self.batch_size * self.world))
 
     def __iter__(self) -> Iterator[Batch]:
         """What is left of the epoch, or all of the next one."""
-        step = self.batch_size * self.world
         if not self.training:
             self.epoch = self.done = 0
-        elif self.count - self.done < step:
+        elif self.done >= self.size:
             self.epoch, self.done = self.epoch + 1, 0
-        loader = DataLoader(
-            self.samples,
-            batch_sampler=self._batches(self.epoch, self.done),
-            collate_fn=frames.pack,
-            num_workers=self.workers,
-            pin_memory=self.pin_memory,
-            # Forked workers inherit locks of the threads that torch has already started.
-            multiprocessing_context="spawn" if self.workers else None,
-        )
-        for batch in loader:
-            self.done += step
+        step = self.batch_size * self.world
+        for batch, faults, asked in self._loader:
+            self._leave_out(faults, asked)
+            self.done = min(self.done + step, self.size)
             yield batch
+        if self.quarantine:
+            self.quarantine.report()
 
-    def _batches(self, epoch: int, start: int) -> Iterable[list[tuple[int, int]]]:
-        """This rank's (epoch, number of sample) of each batch, from a position on."""
-        step, order = self.batch_size * self.world, self._order()
-        end = len(order) - step + 1 if self.training else len(order)
-        for at in range(start, end, step):
-            # Where the last samples do not suffice for all ranks, the others take one blank image without masks.
-            yield [(epoch, int(i)) for i in order[at + self.rank : at + step : self.world]] or [(epoch, _BLANK)]
+    def _leave_out(self, faults: list[Damaged], asked: int) -> None:
+        if self.quarantine:
+            self.quarantine.add(faults, asked)
+        elif faults:
+            raise faults[0]
 
-    def _order(self) -> np.ndarray:
-        if not self.training:
-            return np.arange(self.count)
-        return np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
+    def asked(self) -> Iterator[list[_Ask]]:
+        """What this rank's batches are made of, from where it is to the end of the epoch."""
+        step = self.batch_size * self.world
+        for at in range(self.done, self.size, step):
+            start, stop = self.epoch * self.size + at, self.epoch * self.size + min(at + step, self.size)
+            if self.order is None:
+                passes, samples = np.zeros(stop - start, np.int64), np.arange(start, stop)
+            else:
+                passes, samples = self.order.take(start, stop)
+            mine = slice(self.rank, None, self.world)
+            yield [_Ask(*ask) for ask in zip(passes[mine].tolist(), samples[mine].tolist(), strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
         """Where it is; the same on every rank."""
@@ -110,8 +132,42 @@ class Loader:
         self.epoch, self.done = state["epoch"], state["samples"]
 
 
-class _Samples(Dataset[frames.Framed]):
-    """Samples by (epoch, number), in the frame."""
+class _Ask(NamedTuple):
+    """A sample to make: its number, and which pass over its source this is."""
+
+    number_of_pass: int
+    sample: int
+
+
+class _Batch(NamedTuple):
+    """What a worker is asked for: the samples of a batch, and those of the batch that it will be asked for next."""
+
+    now: list[_Ask]
+    next: list[_Ask]
+
+
+class _Asking:
+    """The batches that a loader has not yet given, as torch wants to have them."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[_Batch]:
+        ahead = max(self.loader.workers, 1)
+        waiting: list[list[_Ask]] = []
+        for batch in self.loader.asked():
+            waiting.append(batch)
+            if len(waiting) > ahead:
+                yield _Batch(waiting.pop(0), batch)
+        for batch in waiting:
+            yield _Batch(batch, [])
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+
+class _Samples(Dataset[Framed]):
+    """Samples in the frame, a batch at a time."""
 
     def __init__(
         self, source: Source, side: int, seed: int, training: bool, max_masks: int, max_area: float, augment: Augment
@@ -119,15 +175,32 @@ class _Samples(Dataset[frames.Framed]):
         self.source, self.side, self.seed, self.training = source, side, seed, training
         self.max_masks, self.max_area, self.augment = max_masks, max_area, augment
 
-    def __getitem__(self, at: tuple[int, int]) -> frames.Framed:
-        epoch, index = at
-        if index == _BLANK:
-            nothing = Sample("", np.zeros((self.side, self.side, 3), np.uint8), ())
-            return frames.frame(nothing, self.side)
-        sample = self.source[index]
+    def __getitems__(self, batch: _Batch) -> list[Framed | Damaged]:
+        """The samples of a batch, or what is wrong with them; a blank image where there are none."""
+        self.source.prefetch([ask.sample for ask in (*batch.now, *batch.next)])
+        made = [self._made(ask) for ask in batch.now]
+        if not any(isinstance(one, Framed) for one in made):
+            made.append(frames.frame(Sample("", np.zeros((self.side, self.side, 3), np.uint8), ()), self.side))
+        return made
+
+    def _made(self, ask: _Ask) -> Framed | Damaged:
+        key = shard = ""
+        try:
+            with blaming(f"number {ask.sample}"):
+                sample = self.source[ask.sample]
+            key, shard = sample.key, sample.shard
+            with blaming(key, shard):
+                return self._framed(sample, ask)
+        except Damaged as error:
+            # Without its cause: that may not come through pickle.
+            return Damaged(error.cause, error.message, error.key, error.shard)
+        except OSError as error:
+            return Damaged("unreadable", one_line(error), key or f"number {ask.sample}", shard)
+
+    def _framed(self, sample: Sample, ask: _Ask) -> Framed:
         if not self.training:
             return frames.frame(sample, self.side, range(min(len(sample.masks), self.max_masks)))
-        chance = np.random.default_rng([self.seed, epoch, index])
+        chance = np.random.default_rng([self.seed, ask.number_of_pass, ask.sample])
         framed = self.augment.frame(sample, self.side, self.max_masks, chance)
         area = framed.masks.sum((1, 2))
         # A mask too thin for the frame's grid leaves no pixel to click on.
@@ -136,6 +209,14 @@ class _Samples(Dataset[frames.Framed]):
             phrases = tuple(p for p, ok in zip(framed.phrases, good, strict=False) if ok)
             framed = framed._replace(masks=framed.masks[good], phrases=phrases)
         return framed
+
+
+def _packed(made: Sequence[Framed | Damaged]) -> tuple[Batch, list[Damaged], int]:
+    """The batch, what was left out of it, and how many samples it was asked for."""
+    faults = [one for one in made if isinstance(one, Damaged)]
+    whole = [one for one in made if not isinstance(one, Damaged)]
+    blank = sum(not one.key for one in whole)
+    return frames.pack(whole), faults, len(made) - blank
 
 
 def rank_and_world() -> tuple[int, int]:

@@ -5,6 +5,8 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from samlit import frames, rle
 from samlit.augment import Augment
@@ -40,7 +42,8 @@ def loader(source=None, batch_size=2, **others):
 
 
 def keys(batches):
-    return [batch.keys for batch in batches]
+    """Of each batch, the names of its samples; a blank image has none."""
+    return [[key for key in batch.keys if key] for batch in batches]
 
 
 def flat(lists):
@@ -61,12 +64,13 @@ def global_batches(world, batch_size, state=None, **others):
 
 def test_the_order_is_the_same_for_any_number_of_ranks():
     assert global_batches(1, 4) == global_batches(2, 2) == global_batches(4, 1)
-    assert len(global_batches(2, 2)) == len(loader(rank=1, world=2)) == 2
+    assert len(global_batches(2, 2)) == len(loader(rank=1, world=2)) == 3
+    assert [len(step) for step in global_batches(4, 1)] == [4, 4, 3]
 
 
 def test_ranks_share_nothing():
     seen = [key for rank in range(3) for batch in keys(loader(rank=rank, world=3, batch_size=1)) for key in batch]
-    assert len(seen) == len(set(seen)) == 9
+    assert len(seen) == len(set(seen)) == 11
 
 
 def equal(a, b):
@@ -79,7 +83,7 @@ def equal(a, b):
 def test_workers_change_nothing():
     options = {"max_masks": 2, "augment": Augment(flip=0.5), "seed": 3}
     alone, helped = list(loader(**options)), list(loader(workers=2, **options))
-    assert len(alone) == len(helped) == 5
+    assert len(alone) == len(helped) == 6
     for a, b in zip(alone, helped, strict=True):
         equal(a, b)
 
@@ -114,13 +118,13 @@ def endless(one):
         yield from one
 
 
-@pytest.mark.parametrize("consumed", [0, 1, 4, 5, 6])
+@pytest.mark.parametrize("consumed", [0, 1, 4, 5, 6, 7])
 def test_going_on_in_mid_epoch_is_exact(consumed):
     whole = list(islice(endless(loader(augment=Augment(flip=0.5))), 8))
     broken = loader(augment=Augment(flip=0.5))
     list(islice(endless(broken), consumed))
     state = broken.state_dict()
-    assert state == {"epoch": consumed // 6, "samples": 2 * consumed if consumed < 6 else 2}
+    assert state == {"epoch": consumed // 7, "samples": {6: 11, 7: 2}.get(consumed, 2 * consumed)}
     resumed = loader(augment=Augment(flip=0.5))
     resumed.load_state_dict(state)
     for a, b in zip(islice(endless(resumed), 8 - consumed), whole[consumed:], strict=True):
@@ -135,20 +139,51 @@ def test_going_on_with_other_ranks_repeats_and_leaves_out_nothing(before, after,
     state = {"epoch": 0, "samples": steps * world * batch_size}
     world, batch_size = after
     rest = flat(global_batches(world, batch_size, state))
-    order = flat(keys(loader(batch_size=1)))
-    whole = (len(order) - len(done)) // (world * batch_size) * world * batch_size
-    assert whole > 0
-    assert sorted(done + rest) == sorted(order[: len(done) + whole])
+    assert len(done) == steps * before[0] * before[1]
+    assert sorted(done + rest) == sorted(map(str, range(11)))
 
 
-def test_where_too_few_are_left_for_the_new_ranks_the_next_epoch_begins():
-    one = loader(batch_size=3, rank=1, world=2)
-    one.load_state_dict({"epoch": 0, "samples": 8})
-    (batch,) = one
-    assert one.state_dict() == {"epoch": 1, "samples": 6}
-    order = loader(batch_size=1)
-    list(order)
-    assert sorted(batch.keys) == sorted(flat(keys(order))[1:6:2])
+@settings(deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any),
+    buffer=st.integers(1, 40),
+    epoch_size=st.none() | st.integers(1, 40),
+    runs=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(0, 12)), min_size=1, max_size=4),
+    seed=st.integers(0, 3),
+)
+def test_whatever_breaks_off_and_goes_on_with_whatever_ranks_sees_what_an_unbroken_run_sees(
+    sizes, buffer, epoch_size, runs, seed
+):
+    source = Sharded(sizes)
+    unbroken = source.order(seed, buffer).take(0, 1000).samples.tolist()
+    state, seen = {"epoch": 0, "samples": 0}, []
+    for world, batch_size, steps in runs:
+        ranks = []
+        for rank in range(world):
+            one = Loader(source, SIDE, batch_size, seed, rank, world, shuffle_buffer=buffer, epoch_size=epoch_size)
+            one.load_state_dict(state)
+            ranks.append((one, islice(endless(one), steps)))
+        for batches in zip(*(iterator for _, iterator in ranks), strict=True):
+            # The positions of a global batch go round the ranks.
+            each = [[int(key) for key in batch.keys if key] for batch in batches]
+            seen += [one[i] for i in range(batch_size) for one in each if i < len(one)]
+        states = [one.state_dict() for one, _ in ranks]
+        assert all(one == states[0] for one in states)
+        state = states[0]
+    # An epoch ends with a smaller batch, never with samples left out.
+    assert seen == unbroken[: len(seen)]
+    assert len(seen) == state["epoch"] * (epoch_size or len(source)) + state["samples"]
+
+
+class Sharded(Numbered):
+    """Numbered images in shards."""
+
+    def __init__(self, sizes):
+        super().__init__(sum(sizes), masks=0)
+        self.sizes = sizes
+
+    def shards(self):
+        return self.sizes
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 6, 7, 8, 11])
