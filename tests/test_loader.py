@@ -280,3 +280,56 @@ def test_the_frame_is_the_resized_picture_and_zeros():
     assert np.array_equal(framed.masks[0], np.pad(mask.repeat(2, 0).repeat(2, 1), ((0, 8), (0, 0))))
     same = frames.frame(sample, 10)
     assert np.array_equal(same.image[:6], sample.image)
+
+
+class Counting(Numbered):
+    """Remembers what it was asked for."""
+
+    def __init__(self, count):
+        super().__init__(count, masks=0)
+        self.read, self.hints = [], []
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        return super().__getitem__(index % 256)
+
+    def prefetch(self, indices):
+        self.hints.append(list(indices))
+
+
+def test_going_on_reads_nothing_that_was_read_before():
+    source = Counting(3_000_000)
+    one = loader(source, batch_size=4, shuffle_buffer=1000)
+    one.load_state_dict({"epoch": 7, "samples": 2_500_000})
+    next(iter(one))
+    assert source.read == source.order(0, 1000).take(7 * 3_000_000 + 2_500_000, 7 * 3_000_000 + 2_500_004)[1].tolist()
+
+
+def test_a_source_is_told_what_comes_next():
+    source = Counting(10)
+    list(loader(source, batch_size=4))
+    order = source.order(0, 16_384).take(0, 10)[1].tolist()
+    assert source.hints == [order[:8], order[4:], order[8:]]
+
+
+@pytest.mark.parametrize("epoch_size", [4, 11, 25])
+def test_an_epoch_of_a_fixed_size_goes_on_where_the_last_one_ended(epoch_size):
+    one = loader(batch_size=2, epoch_size=epoch_size)
+    assert len(one) == -(-epoch_size // 2)
+    seen = [key for _ in range(4) for batch in keys(one) for key in batch]
+    assert len(seen) == 4 * epoch_size
+    passes = [seen[i : i + 11] for i in range(0, len(seen) - 10, 11)]
+    assert all(sorted(one) == sorted(map(str, range(11))) for one in passes)
+
+
+def test_workers_live_through_epochs():
+    one = loader(workers=1, batch_size=4)
+    first = {(key, int(batch.image[0, 0, 0, 0])) for batch in one for key in batch.keys[:1]}
+    pids = [worker.pid for worker in one._loader._iterator._workers]
+    iterator = iter(one)
+    next(iterator)  # an epoch that is broken off leaves nothing behind in the next one
+    assert one.state_dict() == {"epoch": 1, "samples": 4}
+    one.load_state_dict({"epoch": 0, "samples": 0})
+    again = {(key, int(batch.image[0, 0, 0, 0])) for batch in one for key in batch.keys[:1]}
+    assert again == first
+    assert [worker.pid for worker in one._loader._iterator._workers] == pids
