@@ -57,9 +57,9 @@ def test_what_is_said_already_stays_as_it_is() -> None:
 
 def test_plugins_inside_plugins_go_by_name_too(install: Install) -> None:
     text = "class Mix:\n    def __init__(self, sources: list, source: str = '', name: str = ''): ..."
-    install("mix-tools", "[samlit.sources]\nmix = mixed:Mix\n", {"mixed.py": text})
+    install("blend-tools", "[samlit.sources]\nblend = mixed:Mix\n", {"mixed.py": text})
     given = {"sources": ["shapes", {"class_path": "coco"}], "source": "any text", "name": "shapes"}
-    new = recipe.resolve({"data": {"source": {"class_path": "mix", "init_args": given}}})
+    new = recipe.resolve({"data": {"source": {"class_path": "blend", "init_args": given}}})
     assert new["data"]["source"]["init_args"] == {
         "sources": ["samlit_sources.shapes.Shapes", {"class_path": "samlit_sources.coco.Coco"}],
         "source": "any text",
