@@ -70,6 +70,8 @@ class Quarantine:
             self._list(fault)
         if self.seen >= self.judged_from:
             self._judge(self.counts, self.seen)
+        if self.counts.total() >= 2 * max(self._reported, 0.5):  # at the first one, and whenever it has doubled
+            self.report()
 
     def _judge(self, counts: Counter[str], total: int) -> None:
         # An image without a mask is no damage.

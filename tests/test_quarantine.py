@@ -142,15 +142,21 @@ def test_too_much_of_it_ends_the_run_with_the_list(tmp_path):
     assert [row["key"] for row in listed(tmp_path)] == ["a", *(f"empty {i}" for i in range(5)), "b"]
 
 
-def test_a_person_is_told_when_there_is_more(tmp_path):
+def test_a_person_is_told_at_once_and_then_when_it_has_doubled(tmp_path):
     held = quarantine(tmp_path, told=True)
     held.report()
-    held.add([Damaged("rle", "x", "a")], 10)
+    held.add([], 9)
+    one, two = Damaged("rle", "x", "a"), Damaged("json", "x", "b")
     with pytest.warns(UserWarning, match=r"^1 of 10 samples were left out so far \(rle: 1\), see \S+$"):
-        held.report()
+        held.add([one], 1)
     held.report()
+    with pytest.warns(UserWarning, match=r"^2 of 11 "):
+        held.add([two], 1)
+    held.add([one], 1)
+    with pytest.warns(UserWarning, match=r"^3 of 12 .* \(rle: 2, json: 1\)"):
+        held.report()  # at the end of an epoch, whatever there is
     other = quarantine(tmp_path)
-    other.add([Damaged("rle", "x", "a")], 10)
+    other.add([one], 10)
     other.report()
 
 
