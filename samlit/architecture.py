@@ -201,26 +201,36 @@ def decoder(state: dict[str, Tensor], heads: int = HEADS) -> Part:
 
 
 @torch.inference_mode()
-def answer_alike(a: Decoder, b: Decoder, channels: int) -> bool:
+def answer_alike(a: Decoder, b: Decoder, channels: int, part: Part) -> bool:
     """Whether two decoders answer alike with the weights of the first, which the second is given.
 
     Names and shapes may be the same and the answers not, as with another number of attention heads.
 
+    Args:
+        a: A decoder.
+        b: Another.
+        channels: Width of the embedding.
+        part: What the second is: it tells the width of the early map that it looks at, if it does.
+
     Raises:
-        ValueError: One of them needs more than an image embedding.
+        ValueError: One of them needs more than an image embedding and such a map.
     """
     b.load_state_dict(a.state_dict())
     device = next(a.parameters()).device
     chance = torch.Generator().manual_seed(0)
     image = torch.randn(1, channels, 4, 4, generator=chance)
     position, tokens = torch.randn(channels, 4, 4, generator=chance), torch.randn(1, 2, channels, generator=chance)
+    width = part.arguments.get("early_channels")
+    early = () if width is None else (torch.randn(1, width, 4, 4, generator=chance).to(device),)
     answers = []
     for decoder in (a, b.to(device)):
         training = decoder.training
         sparse = Sparse(tokens.to(device), torch.ones(1, 2, dtype=torch.bool, device=device))
         which = torch.zeros(1, dtype=torch.int64, device=device)
         try:
-            logits, _ = decoder.eval()(Embedding(image.to(device)), position.to(device), which, sparse, None, None)
+            logits, _ = decoder.eval()(
+                Embedding(image.to(device), early), position.to(device), which, sparse, None, None
+            )
         finally:
             decoder.train(training)
         answers.append(logits)

@@ -152,7 +152,7 @@ def _check_heads(net: Sam, state: dict[str, Tensor], heads: int) -> None:
         return
     as_trained, alike = part.type(net.encoder.channels, **part.arguments), True
     with suppress(ValueError):  # one that wants finer maps as well cannot be asked without them
-        alike = architecture.answer_alike(net.decoder, as_trained, net.encoder.channels)
+        alike = architecture.answer_alike(net.decoder, as_trained, net.encoder.channels, part)
     if not alike:
         raise ValueError(f"its decoder has {heads} attention heads, and this model's another number")
 

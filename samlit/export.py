@@ -89,17 +89,22 @@ def official(net: Sam, image_size: int) -> tuple[dict[str, Tensor], Architecture
         )
     if type(read.encoder) is not type(net.encoder):
         raise ValueError(f"its readers would take the encoder for a {type(read.encoder).__name__}")
+    for name in model.encoder.arguments:  # names and shapes do not tell which maps an encoder emits
+        here, there = (getattr(encoder, name, None) for encoder in (net.encoder, read.encoder))
+        if here != there:
+            raise ValueError(f"readers take its encoder's {name} to be {there}, and it is {here}")
     if model.image_size != image_size:
         raise ValueError(
             f"these weights do not say the size of their frame, {image_size} here, and readers take it to be "
             f"{model.image_size}"
         )
     try:
-        alike = architecture.answer_alike(net.decoder, read.decoder, net.encoder.channels)
+        alike = architecture.answer_alike(net.decoder, read.decoder, net.encoder.channels, model.decoder)
     except ValueError as error:
         raise ValueError(f"its decoder needs more than readers give it: {error}") from error
     if not alike:
-        raise ValueError(f"readers take its decoder to have {architecture.HEADS} attention heads, and it has not")
+        told = f"{architecture.HEADS} attention heads and the released choices"
+        raise ValueError(f"readers take its decoder to have {told}, and it has not")
     whole = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     return {name: value.detach().contiguous() for name, value in (whole | _unused(model)).items()}, model
 

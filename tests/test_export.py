@@ -13,6 +13,7 @@ from transformers import SamModel, SamProcessor
 from samlit import atomic, checkpoints, cli, export, layouts
 from samlit.model import Sam
 from samlit.predictor import Predictor
+from samlit_decoders.hq import Hq
 from samlit_decoders.mask import Mask
 from samlit_encoders.vit import Vit
 from samlit_prompts.boxes import Boxes
@@ -182,6 +183,42 @@ def test_what_a_format_cannot_say_is_refused(tmp_path, kind):
     assert list(tmp_path.iterdir()) == []
 
 
+def small_hq(early=(1,), **decoder):
+    torch.manual_seed(0)
+    vit = Vit(others.SIDE, **VIT, mlp_ratio=2.0, early=early)
+    hq = functools.partial(Hq, heads=8, mlp_dim=64, iou_hidden=24, early_channels=32, **decoder)
+    return others.stirred(Sam(vit, (Points, Boxes, Masks), hq))
+
+
+def test_sam_hq_goes_out_by_its_released_names_and_comes_in_again(tmp_path):
+    net = small_hq()
+    export.sam(net, others.SIDE, tmp_path / "hq.pth")
+    read, side = checkpoints.load(tmp_path / "hq.pth")
+    assert side == others.SIDE
+    answers = []
+    for model in (net, read):
+        predictor = Predictor(model, side)
+        predictor.set_image(others.picture())
+        answers.append(predictor.predict({"boxes": [(10, 20, 90, 80)]}))
+    assert torch.equal(answers[0].low_res_logits, answers[1].low_res_logits)
+    with pytest.raises(ValueError, match=r"SamModel has no 'hq', only samlit's 'mask'"):
+        export.huggingface(net, others.SIDE, tmp_path / "folder")
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: small_hq(early=(2,)), r"readers take its encoder's early to be \(1,\), and it is \(2,\)"),
+        (lambda: small_hq(early=(2, 1)), r"readers take its encoder's early to be \(1,\), and it is \(2, 1\)"),
+        (lambda: small_hq(alone=True), "attention heads"),
+    ],
+)
+def test_sam_hq_that_readers_would_take_for_another_is_refused(tmp_path, make, says):
+    with pytest.raises(ValueError, match=says):
+        export.sam(make(), others.SIDE, tmp_path / "hq.pth")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_encoder_that_only_looks_like_sams_is_refused(tmp_path):
     net = small()
     net.encoder.__class__ = Stranger
@@ -200,8 +237,8 @@ def test_the_line_names_the_weights_and_the_format(checkpoint, tmp_path, capsys)
     assert cli.main(["export", *words]) == 1  # its decoder has one attention head
     (line,) = capsys.readouterr().err.splitlines()
     assert (
-        line == f"samlit: {checkpoint} cannot be exported to sam: readers take its decoder to have 8 attention heads, "
-        "and it has not"
+        line == f"samlit: {checkpoint} cannot be exported to sam: readers take its decoder to have 8 attention heads "
+        "and the released choices, and it has not"
     )
 
 
