@@ -155,9 +155,7 @@ def draw(rle: Rle, size: tuple[int, int], window: tuple[slice, slice] | None = N
     return grid
 
 
-def sketch(
-    masks: Sequence[Rle], size: tuple[int, int], window: tuple[slice, slice] | None = None
-) -> list[Strokes]:
+def sketch(masks: Sequence[Rle], size: tuple[int, int], window: tuple[slice, slice] | None = None) -> list[Strokes]:
     """Masks of one size sampled on another grid, ready to be drawn; all of their strings are read at once.
 
     Args:

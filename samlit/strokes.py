@@ -85,7 +85,7 @@ def strokes(
     # A run that goes on in further columns goes to the bottom of the grid in all but the last, and from its top in all
     # but the first; and a column of the mask may be shown in several of the grid, or in none.
     begin, end = column_at[first], column_at[last + 1]
-    if len(chosen) and (end - begin).max() > 1 or (last != first).any():
+    if (len(chosen) and (end - begin).max() > 1) or (last != first).any():
         length = end - begin
         which = np.repeat(np.arange(len(length)), length)
         column = np.arange(len(which)) - np.repeat(np.cumsum(length) - length - begin, length)
