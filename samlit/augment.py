@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageEnhance
 
 from samlit import rle
+from samlit.faults import blaming
 from samlit.frames import Framed, frame
 from samlit.structures import Sample
 
 __all__ = ["Augment"]
+
+_GREY = np.array([0.299, 0.587, 0.114])  # of RGB
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,23 @@ class Augment:
         if not 0 <= self.color <= 1:
             raise ValueError(f"color: a share from 0 to 1, not {self.color}")
 
-    def frame(self, sample: Sample, side: int, max_masks: int, chance: np.random.Generator) -> Framed:
+    def frame(
+        self, sample: Sample, side: int, max_masks: int, chance: np.random.Generator, max_area: float = 1.0
+    ) -> Framed:
         """A sample in the frame as chance has it, with at most so many of its masks.
+
+        A mask that has no pixel in the frame, too thin for its grid, or covers more than `max_area` of the picture is
+        not among them, and takes no other's place.
 
         Args:
             sample: With masks of any number.
             side: Of the frame, pixels.
             max_masks: Most masks, drawn at random.
             chance: Where all of it comes from.
+            max_area: Share of the picture that a mask may cover.
+
+        Raises:
+            Damaged: The image or the string of a mask that is drawn cannot be used; it names the sample.
         """
         window, long_side, masks = None, side, np.arange(len(sample.masks))
         if self.zoom != (1.0, 1.0):
@@ -64,26 +75,24 @@ class Augment:
                 window, masks = _window(sample, zoom, chance)
             else:
                 long_side = max(round(side * zoom), 1)
-        keep = chance.permutation(masks)[:max_masks]
-        framed = frame(sample, side, sorted(keep.tolist()), window, long_side)
+        order = chance.permutation(masks).tolist()
+        framed = frame(sample, side, order, window, long_side, exact=False, most=max_masks, max_area=max_area)
         if self.color:
-            framed = self._lit(framed, chance)
-        if chance.random() < self.flip:
-            framed = _moved(framed, lambda picture: picture[:, ::-1])
-        if self.turn:
-            quarters = int(chance.integers(4))
-            framed = _moved(framed, lambda picture: np.rot90(picture, quarters))
-        return framed
+            framed = replace(framed, picture=self._lit(framed.picture, chance))
+        mirrored = chance.random() < self.flip
+        quarters = int(chance.integers(4)) if self.turn else 0
+        original = framed.original[::-1] if quarters % 2 else framed.original
+        return replace(framed, original=original, mirrored=mirrored, quarters=quarters)
 
-    def _lit(self, framed: Framed, chance: np.random.Generator) -> Framed:
-        """In another light; the padding stays black."""
-        h, w = framed.size
-        picture = Image.fromarray(np.ascontiguousarray(framed.image[:h, :w]))
-        for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-            picture = change(picture).enhance(1 + self.color * chance.uniform(-1, 1))
-        image = framed.image.copy()
-        image[:h, :w] = np.asarray(picture)
-        return framed._replace(image=image)
+    def _lit(self, picture: npt.NDArray[np.uint8], chance: np.random.Generator) -> npt.NDArray[np.uint8]:
+        """In another light: (h, w, 3) to the same, brightness, contrast and saturation as one affine map of RGB."""
+        brightness, contrast, saturation = (1 + self.color * chance.uniform(-1, 1) for _ in range(3))
+        picture = np.ascontiguousarray(picture)
+        grey = brightness * float(np.dot(_GREY, cv2.mean(picture)[:3]))  # what contrast is about: the mean
+        change = saturation * np.eye(3) + (1 - saturation) * _GREY
+        shift = np.full((3, 1), (1 - contrast) * grey)
+        lit: npt.NDArray[np.uint8] = cv2.transform(picture, np.hstack([brightness * contrast * change, shift]))
+        return lit
 
 
 def _window(
@@ -91,7 +100,8 @@ def _window(
 ) -> tuple[tuple[slice, slice], npt.NDArray[np.int64]]:
     """A square of the image that shows the middle of one of its masks, and the numbers of all masks whose it shows."""
     size = sample.size
-    boxes = np.array([rle.box(mask) for mask in sample.masks]).reshape(-1, 4)
+    with blaming(sample.key, sample.shard):
+        boxes = rle.boxes(sample.masks)
     # (row, column) of the middles: of whole pixels, so that one is in a window or is not
     middles = (boxes[:, :2] + boxes[:, 2:])[:, ::-1] // 2
     side = max(round(max(size) / zoom), 1)
@@ -104,17 +114,3 @@ def _window(
     rows, columns = window
     low, high = (rows.start, columns.start), (rows.stop, columns.stop)
     return (rows, columns), np.flatnonzero(((middles >= low) & (middles < high)).all(1))
-
-
-def _moved(framed: Framed, move: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]) -> Framed:
-    """The picture and its masks moved alike, (rows, columns, ...) to the same; the padding stays right and below."""
-    h, w = framed.size
-    image, masks = np.zeros_like(framed.image), np.zeros_like(framed.masks)
-    moved = move(framed.image[:h, :w])
-    turned = moved.shape[:2] != (h, w)
-    rows, columns = moved.shape[:2]
-    image[:rows, :columns] = moved
-    for mask, moved_mask in zip(framed.masks, masks, strict=True):
-        moved_mask[:rows, :columns] = move(mask[:h, :w])
-    original = framed.original[::-1] if turned else framed.original
-    return framed._replace(image=image, masks=masks, size=(rows, columns), original=original)

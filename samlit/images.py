@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from samlit.faults import Damaged
@@ -35,8 +37,9 @@ class Encoded:
         """Decode it, as it is stored: an EXIF orientation is not applied.
 
         Args:
-            at_least: Rows and columns that will be made of it: the decoder may leave out finer detail, so that what
-                it returns has at least that many, of the same proportions. All of it if not given.
+            at_least: Rows and columns that will be made of it: the decoder leaves out finer detail, and returns all of
+                the picture at 1, 1/2, 1/4 or 1/8 of its size, rounded up, whichever is the least that has that many.
+                All of it, as Pillow decodes it, if not given.
 
         Returns:
             (rows, columns, 3) uint8, RGB.
@@ -52,6 +55,9 @@ class Encoded:
                 if (rows, columns) != self.size:
                     stated = f"its JSON says {self.size[0]}x{self.size[1]}"
                     raise Damaged("size", f"the image is {rows}x{columns}, {stated}")
+                if at_least is not None and image.format == "JPEG" and image.mode in ("RGB", "L"):
+                    with suppress(ValueError):  # Pillow says what is wrong, or decodes what is not quite sound
+                        return self._scaled(at_least)
                 return np.array(image.convert("RGB"))
         except UnidentifiedImageError:
             raise Damaged("image", "the image is neither JPEG nor PNG") from None
@@ -59,6 +65,22 @@ class Encoded:
             raise Damaged("bomb", f"the image cannot be decoded: {error}") from error
         except (OSError, SyntaxError) as error:
             raise Damaged("image", f"the image cannot be decoded: {error}") from error
+
+    def _scaled(self, at_least: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """A JPEG at a half, a quarter or an eighth; other scales of the decoder's are slower than all of it."""
+        rows, columns = self.size
+        for step in (2, 4, 8):
+            smaller = -(-self.size[0] // step), -(-self.size[1] // step)
+            if smaller[0] < at_least[0] or smaller[1] < at_least[1]:
+                break
+            rows, columns = smaller
+        if simplejpeg.decode_jpeg_header(self.data)[:2] != self.size:  # before it allocates as much as that says
+            raise ValueError("two headers that differ")
+        # Strict, for it would fill up what is missing of a file that is cut.
+        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            self.data, "RGB", min_height=rows, min_width=columns, strict=True
+        )
+        return pixels
 
 
 def read(path: str, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:

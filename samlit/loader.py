@@ -201,14 +201,7 @@ class _Samples(Dataset[Framed]):
         if not self.training:
             return frames.frame(sample, self.side, range(min(len(sample.masks), self.max_masks)))
         chance = np.random.default_rng([self.seed, ask.number_of_pass, ask.sample])
-        framed = self.augment.frame(sample, self.side, self.max_masks, chance)
-        area = framed.masks.sum((1, 2))
-        # A mask too thin for the frame's grid leaves no pixel to click on.
-        good = (area > 0) & (area <= self.max_area * framed.size[0] * framed.size[1])
-        if not good.all():
-            phrases = tuple(p for p, ok in zip(framed.phrases, good, strict=False) if ok)
-            framed = framed._replace(masks=framed.masks[good], phrases=phrases)
-        return framed
+        return self.augment.frame(sample, self.side, self.max_masks, chance, self.max_area)
 
 
 def _packed(made: Sequence[Framed | Damaged]) -> tuple[Batch, list[Damaged], int]:

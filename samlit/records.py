@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from samlit import rle
+from samlit.faults import Damaged, blaming
 from samlit.images import Encoded
 from samlit.rle import Rle
 
 __all__ = ["Annotation", "Record", "parse"]
 
+_NUMBERS = int, float  # and no truth values
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Annotation:
     """One mask of a record.
 
@@ -66,6 +69,20 @@ class Record:
         """The image, to be decoded when it is known how large it is wanted."""
         return Encoded(self.jpeg, self.size)
 
+    def prove(self) -> None:
+        """Decode the image and read the strings of all masks, which reading a record leaves to whoever needs them.
+
+        Raises:
+            Damaged: One of them is damaged; one line that says how.
+        """
+        with blaming(self.key):
+            self.image.pixels()
+            for number, annotation in enumerate(self.annotations):
+                try:
+                    rle.runs(annotation.mask)
+                except Damaged as error:
+                    raise Damaged(error.cause, f"annotation {number}: {error.message}") from error
+
     def text(self) -> bytes:
         """The annotations as SA-1B writes them (SAM_SPEC 4)."""
         height, width = self.size
@@ -94,23 +111,29 @@ class Record:
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"the JSON has {constant}, which is not a number")
+    raise Damaged("json", f"the JSON has {constant}, which is not a number")
 
 
 def parse(image_id: int, jpeg: bytes, text: bytes) -> Record:
-    """A record from its two files, the JSON and every mask checked.
+    """A record from its two files, the JSON checked.
+
+    The strings of the masks are proved when they are drawn, the image when it is decoded: `Record.prove` does both.
 
     Raises:
-        ValueError: The JSON is damaged, or not of this image; one line that says how.
+        Damaged: The JSON is damaged, or not of this image; one line that says how.
     """
     try:
         stored = json.loads(text, parse_constant=_refuse)
     except RecursionError:
-        raise ValueError("the JSON is nested too deep") from None
+        raise Damaged("json", "the JSON is nested too deep") from None
     except UnicodeDecodeError:
-        raise ValueError("the JSON is not UTF-8") from None
+        raise Damaged("json", "the JSON is not UTF-8") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error}") from error
+        raise Damaged("json", f"not JSON: {error}") from error
+    except Damaged:
+        raise
+    except ValueError as error:  # a number of more digits than Python reads
+        raise Damaged("json", f"the JSON cannot be read: {error}") from error
     image = _want(stored, "image", dict)
     size = _want(image, "height", int), _want(image, "width", int)
     rows = _want(stored, "annotations", list)
@@ -118,10 +141,10 @@ def parse(image_id: int, jpeg: bytes, text: bytes) -> Record:
     for number, row in enumerate(rows):
         try:
             annotations.append(_annotation(row, size))
-        except ValueError as error:
-            raise ValueError(f"annotation {number}: {error}") from error
+        except Damaged as error:
+            raise Damaged(error.cause, f"annotation {number}: {error.message}") from error
     if _want(image, "image_id", int) != image_id:
-        raise ValueError(f"its JSON is of image {str(image['image_id'])[:40]}")
+        raise Damaged("json", f"its JSON is of image {str(image['image_id'])[:40]}")
     return Record(image_id, size, jpeg, tuple(annotations))
 
 
@@ -129,9 +152,8 @@ def _annotation(row: Any, size: tuple[int, int]) -> Annotation:
     segmentation = _want(row, "segmentation", dict)
     sides = _want(segmentation, "size", list)
     if sides != list(size):
-        raise ValueError(f"the mask is of size {str(sides)[:40]}, the image {size[0]}x{size[1]}")
+        raise Damaged("size", f"the mask is of size {str(sides)[:40]}, the image {size[0]}x{size[1]}")
     mask = Rle(size, _want(segmentation, "counts", str))
-    rle.runs(mask)
     crop = _numbers(row.get("crop_box"), 4)
     points = row.get("point_coords")
     point = _numbers(points[0], 2) if isinstance(points, list) and points else None
@@ -150,18 +172,19 @@ def _numbers(value: Any, count: int) -> list[float] | None:
     """That many numbers, or None where there are none; they are told to others and decide nothing here."""
     if not isinstance(value, list) or len(value) != count:
         return None
-    if not all(type(v) in (int, float) and -1e9 < v < 1e9 for v in value):
-        return None
-    return [float(v) for v in value]
+    for v in value:
+        if type(v) not in _NUMBERS or not -1e9 < v < 1e9:
+            return None
+    return list(map(float, value))
 
 
 def _want(row: Any, name: str, kind: type) -> Any:
     """A field that must be there and of a type; whole numbers do for floats, and truth values for nothing."""
     if not isinstance(row, dict) or name not in row:
-        raise ValueError(f"the JSON has no {name}")
+        raise Damaged("json", f"the JSON has no {name}")
     value = row[name]
     if type(value) is float and not math.isfinite(value):  # as of 1e999
-        raise ValueError(f"{name} is {value}")
+        raise Damaged("json", f"{name} is {value}")
     if type(value) is kind or (kind is float and type(value) is int):
         return value
-    raise ValueError(f"{name} is {type(value).__name__}, not {kind.__name__}")
+    raise Damaged("json", f"{name} is {type(value).__name__}, not {kind.__name__}")

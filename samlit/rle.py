@@ -1,13 +1,16 @@
-"""Masks as COCO run-length strings, read and written with NumPy, every string checked before it is believed."""
+"""Masks as COCO run-length strings, read, drawn and written with NumPy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
+
+from samlit.faults import Damaged
+from samlit.runs import GROUPS, MAX_PIXELS, MAX_SIDE, checked_size, ends, ends_of_one, insides
+from samlit.strokes import Strokes, strokes
 
 __all__ = [
     "MAX_PIXELS",
@@ -15,20 +18,15 @@ __all__ = [
     "Rle",
     "area",
     "box",
+    "boxes",
     "decode",
     "draw",
     "encode",
     "encode_many",
     "from_uncompressed",
     "runs",
+    "sketch",
 ]
-
-MAX_SIDE = 1 << 16
-"""Rows or columns that a string may claim."""
-MAX_PIXELS = 1 << 30
-"""Rows times columns that a string may claim."""
-
-_GROUPS = 7  # groups of five bits: enough for any run of MAX_PIXELS, and for the difference of two
 
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
@@ -75,7 +73,7 @@ def encode_many(masks: npt.ArrayLike) -> list[Rle]:
     if array.ndim != 3:
         raise ValueError(f"masks have shape (K, H, W), these have {array.shape}")
     num, height, width = array.shape
-    size = _checked_size((height, width))
+    size = checked_size((height, width))
     if num == 0:
         return []
     flat = (array if array.dtype == np.bool_ else array != 0).transpose(0, 2, 1).reshape(num, -1)
@@ -97,7 +95,7 @@ def from_uncompressed(size: Sequence[int], counts: Sequence[int]) -> Rle:
     Raises:
         ValueError: They are no mask of that size.
     """
-    height, width = _checked_size(size)
+    height, width = checked_size(size)
     if len(counts) > height * width + 1:
         raise ValueError(f"RLE has {len(counts)} runs, more than {height}x{width} pixels can have")
     if any(isinstance(count, bool) or not isinstance(count, (int, np.integer)) for count in counts):
@@ -118,48 +116,9 @@ def runs(rle: Rle) -> Int64:
     Raises:
         ValueError: One line that says what is wrong with the string.
     """
-    if not isinstance(rle.counts, str):
-        raise ValueError(f"RLE counts are {type(rle.counts).__name__}, not a string")
-    return _runs(*_checked_size(rle.size), rle.counts)
-
-
-# Sources check every string and drawing needs its runs again: the strings of one record at least are remembered.
-@lru_cache(maxsize=1024)
-def _runs(height: int, width: int, text: str) -> Int64:
-    pixels = height * width
-    if not text:
-        raise ValueError("RLE counts are empty")
-    if len(text) > _GROUPS * (pixels + 1):
-        raise ValueError(f"RLE string of {len(text)} characters is too long for {height}x{width} pixels")
-    if not text.isascii():
-        raise ValueError("RLE string has a character outside '0'..'o'")
-    small = np.frombuffer(text.encode("ascii"), np.uint8) - np.uint8(48)  # what is below "0" wraps around to 208 and up
-    if small.max() > 63:
-        raise ValueError("RLE string has a character outside '0'..'o'")
-    last = np.flatnonzero(small < 32)  # bit 5 clear: the number ends here
-    if not len(last) or last[-1] != len(small) - 1:
-        raise ValueError("RLE string ends in the middle of a number")
-    first = np.zeros_like(last)
-    first[1:] = last[:-1] + 1
-    length = last - first + 1
-    if length.max() > _GROUPS:
-        raise ValueError("RLE string has a number that is too long")
-    if len(length) > pixels + 1:
-        raise ValueError(f"RLE has {len(length)} runs, more than {height}x{width} pixels can have")
-    code = small.astype(np.int64)
-    place = np.arange(len(code)) - np.repeat(first, length)
-    counts = np.add.reduceat((code & 31) << (5 * place), first)
-    counts -= ((code[last] & 16) != 0) * (np.int64(1) << (5 * length))
-    # From the fourth on, the difference to the run two before is stored: two interleaved sums undo it.
-    counts[1::2] = np.cumsum(counts[1::2])
-    counts[2::2] = np.cumsum(counts[2::2])
-    if counts.min() < 0 or counts.max() > pixels:
-        raise ValueError("RLE has a run that is negative or longer than the mask")
-    ends = np.cumsum(counts)
-    if ends[-1] != pixels:
-        raise ValueError(f"RLE runs sum to {int(ends[-1])}, not to {height}x{width}")
-    ends.setflags(write=False)
-    return ends
+    if not isinstance(rle.counts, str):  # what cannot be hashed is not even asked after
+        raise Damaged("rle", f"RLE counts are {type(rle.counts).__name__}, not a string")
+    return ends_of_one(checked_size(rle.size), rle.counts)
 
 
 def decode(rle: Rle) -> Bool:
@@ -190,25 +149,29 @@ def draw(rle: Rle, size: tuple[int, int], window: tuple[slice, slice] | None = N
     Raises:
         ValueError: The string is not sound, or the grid is empty.
     """
-    ends = runs(rle)
-    height, width = rle.size
-    whole = slice(0, height), slice(0, width)
-    rows, columns = window or whole
-    if size == rle.size and (rows, columns) == whole:
-        return _fill(ends).reshape(width, height).T
+    (found,) = sketch([rle], size, window)
+    grid = np.zeros(size, np.bool_)
+    found.draw(grid.view(np.uint8))
+    return grid
+
+
+def sketch(masks: Sequence[Rle], size: tuple[int, int], window: tuple[slice, slice] | None = None) -> list[Strokes]:
+    """Masks of one size sampled on another grid, ready to be drawn; all of their strings are read at once.
+
+    Args:
+        masks: Of any one size.
+        size: (h, w) of the grid.
+        window: Rows and columns of the masks that the grid shows, not empty; all of them if not given.
+
+    Raises:
+        ValueError: A string is not sound, they are of several sizes, or the grid is empty.
+    """
     if min(size) < 1:
         raise ValueError(f"a mask cannot be drawn on a grid of {size[0]}x{size[1]}")
-    _, rows_before, row_times = _sampled(height, size[0], rows.start, rows.stop)
-    column_is, columns_before, column_times = _sampled(width, size[1], columns.start, columns.stop)
-    # A run's end, from pixels of the mask to samples: those of whole columns before it, and of its own column.
-    column, row = np.divmod(ends, height)
-    at = columns_before[column] * len(row_times) + np.where(column_is[column], rows_before[row], 0)
-    grid = _fill(at).reshape(len(column_times), len(row_times))
-    if len(row_times) < size[0]:
-        grid = np.repeat(grid, row_times, axis=1)
-    if len(column_times) < size[1]:
-        grid = np.repeat(grid, column_times, axis=0)
-    return grid.T
+    if not masks:
+        return []
+    own = _one_size(masks)
+    return strokes(*ends(own, [mask.counts for mask in masks]), own, size, window)
 
 
 def area(rle: Rle) -> int:
@@ -228,31 +191,44 @@ def box(rle: Rle) -> tuple[int, int, int, int]:
     Raises:
         ValueError: The string is not sound.
     """
-    ends = runs(rle)
-    height = rle.size[0]
-    stop = ends[1::2]
-    start = ends[::2][: len(stop)]
-    some = stop > start
-    if not some.any():
-        return 0, 0, 0, 0
-    left, top = np.divmod(start[some], height)
-    right, bottom = np.divmod(stop[some] - 1, height)
-    x0, x1 = int(left[0]), int(right[-1]) + 1
-    if (left != right).any():  # a run goes on in the next column: it has that one's first row and this one's last
-        return x0, 0, x1, height
-    return x0, int(top.min()), x1, int(bottom.max()) + 1
+    found = runs(rle)
+    x0, y0, x1, y1 = _boxes(found, np.array([len(found)]), rle.size[0])[0].tolist()
+    return x0, y0, x1, y1
 
 
-def _checked_size(size: Sequence[int]) -> tuple[int, int]:
-    """Rows and columns, if they are two integers within the limits."""
-    if not isinstance(size, (tuple, list)) or len(size) != 2:
-        raise ValueError(f"RLE size is not two numbers: {str(size)[:60]}")
-    if any(isinstance(side, bool) or not isinstance(side, (int, np.integer)) for side in size):
-        raise ValueError(f"RLE size is not two integers: {str(size)[:60]}")
-    height, width = int(size[0]), int(size[1])
-    if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE and height * width <= MAX_PIXELS):
-        raise ValueError(f"RLE size {height}x{width} is outside 1..{MAX_SIDE} a side, {MAX_PIXELS} pixels in all")
-    return height, width
+def boxes(masks: Sequence[Rle]) -> Int64:
+    """The boxes around masks of one size, (K, 4), as of `box`; all of their strings are read at once.
+
+    Raises:
+        ValueError: A string is not sound, or they are of several sizes.
+    """
+    if not masks:
+        return np.zeros((0, 4), np.int64)
+    size = _one_size(masks)
+    return _boxes(*ends(size, [mask.counts for mask in masks]), size[0])
+
+
+def _boxes(ends: Int64, num: Int64, height: int) -> Int64:
+    owner, start, stop = insides(ends, num)
+    some = np.flatnonzero(stop > start)
+    owner, start, stop = owner[some], start[some], stop[some]
+    left, right = start // height, (stop - 1) // height
+    on = left != right  # a run goes on in the next column: it has that one's first row and this one's last
+    top, bottom = np.where(on, 0, start - left * height), np.where(on, height, stop - right * height)
+    found = np.zeros((len(num), 4), np.int64)
+    which, begin = np.unique(owner, return_index=True)
+    if len(which):
+        corners = (np.minimum, left), (np.minimum, top), (np.maximum, right + 1), (np.maximum, bottom)
+        for corner, (extreme, values) in enumerate(corners):
+            found[which, corner] = extreme.reduceat(values, begin)
+    return found
+
+
+def _one_size(masks: Sequence[Rle]) -> tuple[int, int]:
+    size = masks[0].size
+    if any(mask.size != size for mask in masks):
+        raise ValueError("masks of one image are of several sizes")
+    return checked_size(size)
 
 
 def _fill(ends: Int64) -> Bool:
@@ -274,7 +250,7 @@ def _strings(row: Int64, ends: Int64, num: int, size: tuple[int, int]) -> list[R
     # A number needs a group more at each power of 32 that it reaches, one bit being its sign.
     magnitude = values ^ (values >> 63)
     length = np.ones(len(values), np.int64)
-    for group in range(1, _GROUPS):
+    for group in range(1, GROUPS):
         length += magnitude >= np.int64(1) << (5 * group - 1)
     stop = np.cumsum(length)
     code = np.empty(int(stop[-1]), np.uint8)
@@ -285,19 +261,3 @@ def _strings(row: Int64, ends: Int64, num: int, size: tuple[int, int]) -> list[R
     text = code.tobytes().decode("ascii")
     begin = (stop - length)[first].tolist()
     return [Rle(size, text[a:b]) for a, b in zip(begin, [*begin[1:], len(text)], strict=True)]
-
-
-@lru_cache(maxsize=256)
-def _sampled(source: int, target: int, start: int, stop: int) -> tuple[Bool, Int64, Int64]:
-    """Which pixels of an axis of `source` pixels, those from `start` to before `stop`, a grid of `target` shows.
-
-    Returns:
-        (source + 1,) whether a pixel is shown, the last entry being the end; (source + 1,) how many shown ones lie
-        before it; and for each shown one how often.
-    """
-    # In float32 as torch computes it, so that ties fall to the same side.
-    scale = np.float32(stop - start) / np.float32(target)
-    shown = np.floor((np.arange(target, dtype=np.float32) + np.float32(0.5)) * scale).astype(np.int64)
-    times = np.bincount(np.minimum(start + shown, stop - 1), minlength=source + 1)
-    is_shown = times > 0
-    return is_shown, np.cumsum(is_shown) - is_shown, times[is_shown]

@@ -71,13 +71,13 @@ def test_every_way_of_being_damaged_is_left_out_and_listed(tmp_path, workers):
     seen = [key for batch in loader for key in batch.keys]
     assert seen == [f"sample {i}" for i in range(20) if i not in bad]
     assert held.seen == 20
-    assert held.counts.total() == 5
-    rows = {row["cause"]: row for row in reversed(listed(tmp_path))}
+    assert dict(held.counts) == {"other": 1, "json": 1, "unreadable": 1, "image": 1, "rle": 1}
+    rows = {row["cause"]: row for row in listed(tmp_path)}
     assert rows["json"] == {"shard": "sa_000001.tar", "key": "mine", "cause": "json", "message": "not JSON"}
     assert rows["other"]["key"] == "number 2"
     assert "\n" not in rows["other"]["message"]
     assert rows["unreadable"]["message"] == "it was here a moment ago"
-    for cause, key in (("image", "sample 9"),):
+    for cause, key in (("image", "sample 9"), ("rle", "sample 11")):
         assert (rows[cause]["shard"], rows[cause]["key"]) == ("sa_000002.tar", key)
 
 
