@@ -181,7 +181,12 @@ def race(side: int, loaders: dict[str, Iterator[Pair]], rounds: int, images: int
 STARTING = """
 import resource, sys, time
 from samlit_sources.sa1b import Sa1b
-held = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+def held():
+    try:
+        with open("/proc/self/statm") as stream:
+            return int(stream.read().split()[1]) * resource.getpagesize() / 2**20
+    except OSError:  # elsewhere the most that was ever held
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 before, begin = held(), time.perf_counter()
 source = Sa1b(sys.argv[1])
 source.prepare()
