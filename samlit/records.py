@@ -180,9 +180,10 @@ def _numbers(value: Any, count: int) -> list[float] | None:
 
 def _want(row: Any, name: str, kind: type) -> Any:
     """A field that must be there and of a type; whole numbers do for floats, and truth values for nothing."""
-    if not isinstance(row, dict) or name not in row:
-        raise Damaged("json", f"the JSON has no {name}")
-    value = row[name]
+    try:
+        value = row[name]
+    except (LookupError, TypeError):
+        raise Damaged("json", f"the JSON has no {name}") from None
     if type(value) is float and not math.isfinite(value):  # as of 1e999
         raise Damaged("json", f"{name} is {value}")
     if type(value) is kind or (kind is float and type(value) is int):

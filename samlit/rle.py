@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samlit.faults import Damaged
-from samlit.runs import GROUPS, MAX_PIXELS, MAX_SIDE, checked_size, ends, ends_of_one, insides
+from samlit.runs import GROUPS, MAX_PIXELS, MAX_SIDE, checked_size, ends, insides
 from samlit.strokes import Strokes, strokes
 
 __all__ = [
@@ -118,7 +118,7 @@ def runs(rle: Rle) -> Int64:
     """
     if not isinstance(rle.counts, str):  # what cannot be hashed is not even asked after
         raise Damaged("rle", f"RLE counts are {type(rle.counts).__name__}, not a string")
-    return ends_of_one(checked_size(rle.size), rle.counts)
+    return ends(checked_size(rle.size), rle.counts)
 
 
 def decode(rle: Rle) -> Bool:
@@ -171,7 +171,7 @@ def sketch(masks: Sequence[Rle], size: tuple[int, int], window: tuple[slice, sli
     if not masks:
         return []
     own = _one_size(masks)
-    return strokes(*ends(own, [mask.counts for mask in masks]), own, size, window)
+    return strokes(own, [mask.counts for mask in masks], size, window)
 
 
 def area(rle: Rle) -> int:
@@ -191,8 +191,7 @@ def box(rle: Rle) -> tuple[int, int, int, int]:
     Raises:
         ValueError: The string is not sound.
     """
-    found = runs(rle)
-    x0, y0, x1, y1 = _boxes(found, np.array([len(found)]), rle.size[0])[0].tolist()
+    x0, y0, x1, y1 = boxes([rle])[0].tolist()
     return x0, y0, x1, y1
 
 
@@ -205,13 +204,11 @@ def boxes(masks: Sequence[Rle]) -> Int64:
     if not masks:
         return np.zeros((0, 4), np.int64)
     size = _one_size(masks)
-    return _boxes(*ends(size, [mask.counts for mask in masks]), size[0])
-
-
-def _boxes(ends: Int64, num: Int64, height: int) -> Int64:
-    owner, start, stop = insides(ends, num)
+    start, stop, num = insides(size, [mask.counts for mask in masks])
+    owner = np.repeat(np.arange(len(num)), num)
     some = np.flatnonzero(stop > start)
     owner, start, stop = owner[some], start[some], stop[some]
+    height = size[0]
     left, right = start // height, (stop - 1) // height
     on = left != right  # a run goes on in the next column: it has that one's first row and this one's last
     top, bottom = np.where(on, 0, start - left * height), np.where(on, height, stop - right * height)

@@ -6,8 +6,9 @@ strokes, or none. Strokes tell a mask's area before a pixel of it is written.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +23,7 @@ Bytes = npt.NDArray[np.uint8]
 _WORD = 8  # pixels that are filled at a time
 
 
-@dataclass(frozen=True, slots=True)
-class Strokes:
+class Strokes(NamedTuple):
     """One mask on a grid.
 
     Attributes:
@@ -57,7 +57,7 @@ class Strokes:
 
 
 def strokes(
-    ends: Int64, num: Int64, size: tuple[int, int], grid: tuple[int, int], window: tuple[slice, slice] | None = None
+    size: tuple[int, int], texts: Sequence[str], grid: tuple[int, int], window: tuple[slice, slice] | None = None
 ) -> list[Strokes]:
     """The strokes of K masks of one size.
 
@@ -65,17 +65,20 @@ def strokes(
     pixel of the mask that its centre lies in.
 
     Args:
-        ends: (all runs,) where each run ends, as `runs.ends` gives it.
-        num: (K,) how many runs each mask has.
-        size: Rows and columns of the masks.
+        size: Rows and columns of the masks, checked.
+        texts: K strings.
         grid: Rows and columns that are wanted, at least one each.
         window: Rows and columns of the masks that the grid shows, not empty; all if not given.
+
+    Raises:
+        Damaged: A string is not sound; one line that says what is wrong with it.
     """
     height, width = size
     rows, columns = window or (slice(0, height), slice(0, width))
     row_at = _shown_before(height, grid[0], rows.start, rows.stop)
     column_at = _shown_before(width, grid[1], columns.start, columns.stop)
-    owner, start, stop = insides(ends, num)
+    start, stop, num = insides(size, texts)
+    owner = np.repeat(np.arange(len(num)), num)
     first, last = start // height, (stop - 1) // height
     here = column_at[last + 1] > column_at[first]  # in a column that is shown
     here &= stop > start
