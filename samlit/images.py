@@ -81,7 +81,7 @@ def read(path: str, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8
         (rows, columns, 3) uint8.
 
     Raises:
-        ValueError: There is no such file, it is no image, is damaged, too large, or has another size.
+        Damaged: There is no such file, it is no image, is damaged, too large, or has another size.
     """
     try:
         with Image.open(path) as image:
@@ -94,23 +94,24 @@ def read(path: str, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8
             if small and (columns, rows) == size and image.getexif().get(_ORIENTATION, 1) >= 5:
                 return rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such image") from None
+        raise Damaged("image", f"{path}: there is no such image") from None
     except IsADirectoryError:
-        raise ValueError(f"{path}: is a folder, not an image") from None
+        raise Damaged("image", f"{path}: is a folder, not an image") from None
     except UnidentifiedImageError:
-        raise ValueError(f"{path}: is not an image that Pillow can read") from None
+        raise Damaged("image", f"{path}: is not an image that Pillow can read") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         small, rows, columns = False, 0, 0
     except MemoryError:
         raise
     except Exception as error:  # a damaged file makes Pillow's readers raise what they like, also SyntaxError
-        raise ValueError(f"{path}: the image is damaged or cut off ({error})") from None
+        raise Damaged("image", f"{path}: the image is damaged or cut off ({error})") from None
     if not small:
-        raise ValueError(f"{path}: the image has more than {MAX_PIXELS} pixels; tile it or make it smaller")
+        raise Damaged("bomb", f"{path}: the image has more than {MAX_PIXELS} pixels; tile it or make it smaller")
     assert size is not None
-    raise ValueError(
+    raise Damaged(
+        "size",
         f"{path}: the image is {columns} wide and {rows} high, its annotations are for {size[1]} wide and {size[0]} "
-        "high; correct the size that is stated, or use the image that was annotated"
+        "high; correct the size that is stated, or use the image that was annotated",
     )
 
 
@@ -125,7 +126,7 @@ def encoded(path: str, size: tuple[int, int]) -> Encoded | npt.NDArray[np.uint8]
         The file, to be decoded when it is known how large it is wanted, or (rows, columns, 3) uint8.
 
     Raises:
-        ValueError: As `read`; of a JPEG what lies behind its header is proved when it is decoded.
+        Damaged: As `read`; of a JPEG what lies behind its header is proved when it is decoded.
     """
     # Pillow raises for the header of any damaged or foreign file, and `read` says what is wrong with it.
     with suppress(Exception), Image.open(path, formats=("JPEG",)) as image:
