@@ -11,7 +11,7 @@ from faster_coco_eval.core import mask as official
 
 from samlit import rle
 from samlit.contracts import Source
-from samlit.faults import Damaged
+from samlit.faults import Damaged, blaming
 from samlit.images import Encoded, encoded, read
 from samlit.rle import Rle
 from samlit.structures import Sample
@@ -126,10 +126,11 @@ class Coco(Source):
         tile = self._tiles[index] if self.tile else None
         record: _Record = self._opened()[tile.image if tile else index]
         image: np.ndarray | Encoded
-        if tile:
-            image = np.ascontiguousarray(read(record.path, record.size)[tile.rows, tile.columns])
-        else:
-            image = encoded(record.path, record.size)
+        with blaming(record.key):
+            if tile:
+                image = np.ascontiguousarray(read(record.path, record.size)[tile.rows, tile.columns])
+            else:
+                image = encoded(record.path, record.size)
         masks, phrases = [], []
         for number in tile.masks if tile else range(len(record.annotations)):
             mask, area = self._mask(record, number)
