@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from samlit.faults import Damaged
 
-__all__ = ["MAX_PIXELS", "Encoded", "read", "rgb"]
+__all__ = ["MAX_PIXELS", "Encoded", "encoded", "read", "rgb"]
 
 MAX_PIXELS = 89_478_485
 """Rows times columns of an image that is decoded: where Pillow, too, begins to suspect a decompression bomb."""
@@ -101,7 +102,7 @@ def read(path: str, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8
         (rows, columns, 3) uint8.
 
     Raises:
-        ValueError: There is no such file, it is no image, is damaged, too large, or has another size.
+        Damaged: There is no such file, it is no image, is damaged, too large, or has another size.
     """
     try:
         with Image.open(path) as image:
@@ -114,24 +115,46 @@ def read(path: str, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8
             if small and (columns, rows) == size and image.getexif().get(_ORIENTATION, 1) >= 5:
                 return rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such image") from None
+        raise Damaged("image", f"{path}: there is no such image") from None
     except IsADirectoryError:
-        raise ValueError(f"{path}: is a folder, not an image") from None
+        raise Damaged("image", f"{path}: is a folder, not an image") from None
     except UnidentifiedImageError:
-        raise ValueError(f"{path}: is not an image that Pillow can read") from None
+        raise Damaged("image", f"{path}: is not an image that Pillow can read") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         small, rows, columns = False, 0, 0
     except MemoryError:
         raise
     except Exception as error:  # a damaged file makes Pillow's readers raise what they like, also SyntaxError
-        raise ValueError(f"{path}: the image is damaged or cut off ({error})") from None
+        raise Damaged("image", f"{path}: the image is damaged or cut off ({error})") from None
     if not small:
-        raise ValueError(f"{path}: the image has more than {MAX_PIXELS} pixels; tile it or make it smaller")
+        raise Damaged("bomb", f"{path}: the image has more than {MAX_PIXELS} pixels; tile it or make it smaller")
     assert size is not None
-    raise ValueError(
+    raise Damaged(
+        "size",
         f"{path}: the image is {columns} wide and {rows} high, its annotations are for {size[1]} wide and {size[0]} "
-        "high; correct the size in the JSON, or use the image that was annotated"
+        "high; correct the size that is stated, or use the image that was annotated",
     )
+
+
+def encoded(path: str, size: tuple[int, int]) -> Encoded | npt.NDArray[np.uint8]:
+    """What `read` gives of an image with annotations, still encoded where that changes nothing: a JPEG as it is stored.
+
+    Args:
+        path: The file.
+        size: Rows and columns that the annotations state.
+
+    Returns:
+        The file, to be decoded when it is known how large it is wanted, or (rows, columns, 3) uint8.
+
+    Raises:
+        Damaged: As `read`; of a JPEG what lies behind its header is proved when it is decoded.
+    """
+    # Pillow raises for the header of any damaged or foreign file, and `read` says what is wrong with it.
+    with suppress(Exception), Image.open(path, formats=("JPEG",)) as image:
+        columns, rows = image.size
+        if image.format == "JPEG" and (rows, columns) == size and rows * columns <= MAX_PIXELS:
+            return Encoded(Path(path).read_bytes(), size)
+    return read(path, size)
 
 
 def rgb(image: Image.Image) -> npt.NDArray[np.uint8]:

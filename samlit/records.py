@@ -52,12 +52,15 @@ class Record:
         size: Rows and columns.
         jpeg: The image's file.
         annotations: Its masks.
+        source_key: What the source that it was made from calls it; empty where nobody said. An addition to SA-1B's
+            layout.
     """
 
     image_id: int
     size: tuple[int, int]
     jpeg: bytes
     annotations: tuple[Annotation, ...]
+    source_key: str = ""
 
     @property
     def key(self) -> str:
@@ -86,7 +89,10 @@ class Record:
     def text(self) -> bytes:
         """The annotations as SA-1B writes them (SAM_SPEC 4)."""
         height, width = self.size
-        image = {"image_id": self.image_id, "width": width, "height": height, "file_name": f"{self.key}.jpg"}
+        image: dict[str, Any] = {"image_id": self.image_id, "width": width, "height": height}
+        image["file_name"] = f"{self.key}.jpg"
+        if self.source_key:
+            image["source_key"] = self.source_key
         rows = [self._row(number, annotation) for number, annotation in enumerate(self.annotations)]
         return json.dumps({"image": image, "annotations": rows}, separators=(",", ":"), allow_nan=False).encode()
 

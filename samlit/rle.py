@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ __all__ = [
     "decode",
     "draw",
     "encode",
+    "encode_labels",
     "encode_many",
     "from_uncompressed",
     "runs",
@@ -83,6 +85,38 @@ def encode_many(masks: npt.ArrayLike) -> list[Rle]:
     np.not_equal(flat[:, 1:], flat[:, :-1], out=edge[:, 1:-1])
     row, ends = np.nonzero(edge)
     return _strings(row, ends, num, size)
+
+
+def encode_labels(labels: npt.ArrayLike) -> tuple[npt.NDArray[Any], list[Rle]]:
+    """The strings of all masks of a label map, in one pass over its pixels however many there are.
+
+    Args:
+        labels: (H, W) of integers; the pixels of one value, other than 0, are one mask.
+
+    Returns:
+        The values that occur, ascending, and the mask of each.
+
+    Raises:
+        ValueError: The map is not two-dimensional or not of integers, or has no pixel, or too many.
+    """
+    array = np.asarray(labels)
+    if array.ndim != 2 or array.dtype.kind not in "iub":
+        raise ValueError(f"a label map has two dimensions and integers, this is {array.dtype} of shape {array.shape}")
+    size = checked_size(array.shape)
+    flat = array.T.reshape(-1)
+    # The map is cut into runs of one value. A mask's own runs end where those of its value begin and end.
+    begin = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    stop = np.append(begin[1:], flat.size)
+    inside = np.flatnonzero(flat[begin])
+    if not len(inside):
+        return flat[:0], []
+    values, row = np.unique(flat[begin[inside]], return_inverse=True)
+    order = np.argsort(row, kind="stable")
+    begin, stop, row = begin[inside[order]], stop[inside[order]], row[order]
+    last = np.flatnonzero(np.append(row[1:] != row[:-1], True))
+    last = last[stop[last] < flat.size]  # zeros follow, to the mask's end
+    ends = np.insert(np.stack([begin, stop], 1).ravel(), 2 * last + 2, flat.size)
+    return values, _strings(np.insert(np.repeat(row, 2), 2 * last + 2, row[last]), ends, len(values), size)
 
 
 def from_uncompressed(size: Sequence[int], counts: Sequence[int]) -> Rle:

@@ -135,6 +135,6 @@ def test_on_real_nuclei_it_beats_the_box():
         x0, y0, x1, y1 = rle.box(string)
         box = np.zeros_like(truth)
         box[y0:y1, x0:x1] = True
-        ours.append(iou(grabcut(sample.image, (x0, y0, x1 - 1, y1 - 1), 1.0), truth))
+        ours.append(iou(grabcut(sample.pixels(), (x0, y0, x1 - 1, y1 - 1), 1.0), truth))
         boxes.append(iou(box, truth))
     assert np.mean(ours) > np.mean(boxes)

@@ -109,8 +109,8 @@ def measured(source, count, most, released, own):
         sample = source[index]
         largest = sorted(sample.masks, key=rle.area, reverse=True)[:most]
         truth = torch.from_numpy(np.stack([rle.decode(mask) for mask in largest])).bool()
-        own.set_image(sample.image)
-        released.set_image(sample.image)
+        own.set_image(sample.pixels())
+        released.set_image(sample.pixels())
         np.testing.assert_allclose(own.embedding.embedding.image, released.features, atol=1e-4, rtol=1e-3)
         xy, label, _ = clicks.centre(truth, torch.zeros_like(truth))
         boxes = [[x0, y0, x1 - 1, y1 - 1] for x0, y0, x1, y1 in map(rle.box, largest)]

@@ -14,6 +14,7 @@ from PIL import Image
 
 from samlit import images, rle
 from samlit.contracts import Source
+from samlit.faults import Damaged
 from samlit_sources import coco
 from samlit_sources.coco import Coco
 
@@ -190,7 +191,7 @@ def test_prepare_reads_once(tmp_path, monkeypatch):
     told = []
     source.prepare(lambda *step: told.append(step))
     assert [step[:2] for step in told] == [(0, 1), (1, 1)]
-    monkeypatch.setattr(coco, "_parse", None)
+    monkeypatch.setattr(coco.documents, "parse", None)
     source.prepare(lambda *step: told.append(step))
     assert len(told) == 2
     assert len(list(source)) == 1  # numbers beyond the last are an IndexError
@@ -430,10 +431,10 @@ def test_real_files_equal_the_official_decoder(file, num_images, num_masks, phra
         size = image["height"], image["width"]
         if index % 20 == 0:
             sample = source[index]
-            assert sample.image.shape == (*size, 3)
+            assert sample.pixels().shape == (*size, 3)
             assert len(sample.phrases) == len(sample.masks) == len(theirs[image["id"]])
             phrases.update(sample.phrases)
-        ours = [coco._mask(entry.segmentation, size) for entry in source._opened().record(index).annotations]
+        ours = [coco._mask(entry.segmentation, size) for entry in source._opened()[index].annotations]
         reference = [_official(drawn, *size) for drawn in theirs[image["id"]]]
         assert [mask.counts for mask in ours] == [one["counts"] for one in reference]
         for mask, one in list(zip(ours, reference, strict=True))[: 1 + 200 // len(document["images"])]:
@@ -465,7 +466,7 @@ def _official(drawn, height, width):
 
 
 def _phrases(source, index):
-    return [entry.phrase for entry in source._opened().record(index).annotations]
+    return [entry.phrase for entry in source._opened()[index].annotations]
 
 
 # Tiles.
@@ -524,3 +525,106 @@ def test_a_damaged_mask_is_an_error_every_time(tmp_path):
 def test_a_tile_has_a_side():
     with pytest.raises(ValueError, match="tile: a side in pixels"):
         Coco("a.json", tile=-1)
+
+
+# Still encoded, and LVIS's own --------------------------------------------------------------------------------------
+
+
+def jpeg(folder, name="a.jpg", size=SIZE, orientation=None, mode="RGB"):
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    smooth = cv2.GaussianBlur(picture(size), (0, 0), 2)
+    Image.fromarray(smooth).convert(mode).save(folder / name, quality=92, exif=exif)
+    return str(folder / name)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("orientation", [None, 1, 3, 6])
+def test_a_jpeg_stays_encoded_and_comes_out_as_it_was_read(tmp_path, mode, orientation):
+    path = jpeg(tmp_path, orientation=orientation, mode=mode)
+    kept = images.encoded(path, SIZE)
+    assert isinstance(kept, images.Encoded)
+    assert kept.data == Path(path).read_bytes()
+    np.testing.assert_array_equal(kept.pixels(), images.read(path, SIZE))
+
+
+def test_what_would_come_out_otherwise_is_read_at_once(tmp_path):
+    turned = jpeg(tmp_path, orientation=6)
+    here = images.encoded(turned, SIZE[::-1])
+    assert isinstance(here, np.ndarray)
+    np.testing.assert_array_equal(here, images.read(turned, SIZE[::-1]))
+    for name in ("a.png", "a.tif", "a.webp"):
+        Image.fromarray(picture()).save(tmp_path / name)
+        assert isinstance(images.encoded(str(tmp_path / name), SIZE), np.ndarray)
+    with pytest.raises(Damaged) as caught:
+        images.encoded(turned, (31, 41))
+    assert caught.value.cause == "size"
+
+
+def test_a_jpeg_that_is_cut_off_is_found_when_it_is_decoded(tmp_path):
+    document = drawing()
+    document["images"][0]["file_name"] = "a.jpg"
+    source = Coco(write(tmp_path, document))
+    path = Path(jpeg(tmp_path))
+    path.write_bytes(path.read_bytes()[:-200])
+    sample = source[0]
+    with pytest.raises(Damaged, match="cannot be decoded") as caught:
+        sample.pixels()
+    assert (caught.value.cause, caught.value.key) == ("image", "a.jpg")
+    path.write_bytes(b"")
+    with pytest.raises(Damaged) as caught:
+        source[0]
+    assert caught.value.cause == "image"
+
+
+def test_a_mask_that_is_malformed_is_blamed_by_cause(tmp_path):
+    file = write(tmp_path, annotation(segmentation={"size": SIZE, "counts": "0"}))
+    with pytest.raises(Damaged) as caught:
+        Coco(file)[0]
+    assert (caught.value.cause, caught.value.key, caught.value.shard) == ("rle", "a.png", file)
+    one_line(caught, "annotation 7")
+
+
+def test_a_file_as_lvis_writes_it(tmp_path):
+    # No file_name, no iscrowd; what is known to be absent or not drawn to the last stands beside the address.
+    names = ["alarm_clock", "monitor_(computer_equipment) computer_monitor", "Ferris_wheel"]
+    document = {
+        "info": {"version": "v1"},
+        "licenses": [],
+        "images": [
+            {
+                "id": 139 + number,
+                "height": SIZE[0],
+                "width": SIZE[1],
+                "coco_url": f"http://images.cocodataset.org/{split}2017/000000000{139 + number}.jpg",
+                "flickr_url": "http://farm9.staticflickr.com/8035/8024364858_9c41dc1666_z.jpg",
+                "neg_category_ids": [3],
+                "not_exhaustive_category_ids": [2],
+            }
+            for number, split in enumerate(["val", "train", "val"])
+        ],
+        "annotations": [
+            {"id": i, "image_id": 139 + i % 2, "category_id": 1 + i % 2, "area": 100.0, "segmentation": [SQUARE]}
+            for i in range(4)
+        ],
+        "categories": [
+            {"id": i, "name": name, "synset": f"{name}.n.01", "synonyms": [name], "def": "a", "frequency": f}
+            for i, name, f in zip((1, 2, 3), names, "rcf", strict=True)
+        ],
+    }
+    (tmp_path / "annotations").mkdir()
+    file = tmp_path / "annotations" / "lvis_v1_val.json"
+    file.write_text(json.dumps(document))
+    for number, split in enumerate(["val2017", "train2017", "val2017"]):
+        (tmp_path / split).mkdir(exist_ok=True)
+        jpeg(tmp_path / split, f"000000000{139 + number}.jpg")
+    samples = list(Coco(str(file)))
+    assert [sample.key.partition("/")[0] for sample in samples] == ["val2017", "train2017", "val2017"]
+    assert [sample.phrases for sample in samples] == [
+        ("alarm clock",) * 2,
+        ("monitor (computer equipment) computer monitor",) * 2,
+        (),
+    ]
+    assert all(isinstance(sample.image, images.Encoded) for sample in samples)
+    assert [len(sample.masks) for sample in Coco(str(file), empty=False)] == [2, 2]

@@ -1,0 +1,48 @@
+"""`samlit shards`: what can be done with shards. Nothing heavy is imported before one of them needs it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from samlit.errors import UsageError, did_you_mean
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = {
+    "make": ("samlit.making:main", "shards of any source: SOURCE:PATH ... --out DIR"),
+    "check": ("samlit.checking:main", "read all of them and list what is damaged"),
+    "index": ("samlit.indexing:main", "note where every record lies, once, so that reading begins at once"),
+    "get": ("samlit.getting:main", "fetch SA-1B's archives from its list of links"),
+}
+
+
+def main(argv: list[str]) -> int:
+    """Run the command with the words after `samlit shards`."""
+    match argv:
+        case [] | ["-h" | "--help" | "help", *_]:
+            print(_usage(), end="")
+            return 0
+        case [command, *rest] if command in COMMANDS:
+            module, _, name = COMMANDS[command][0].partition(":")
+            function: Callable[[list[str]], int] = getattr(importlib.import_module(module), name)
+            return function(rest)
+    known = ", ".join(COMMANDS)
+    raise UsageError(f"there is no `shards {argv[0]}`{did_you_mean(argv[0], COMMANDS)} (known: {known})")
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: samlit shards COMMAND [OPTION ...]",
+            "",
+            "Shards are tar files in SA-1B's layout: a JPEG and a JSON an image.",
+            "",
+            *lines,
+            "",
+            "  samlit shards COMMAND --help   the options of a command",
+            "",
+        ]
+    )
