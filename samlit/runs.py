@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -140,7 +141,7 @@ def _numbers(texts: Sequence[str]) -> tuple[Int64, Int64]:
     bits = (small & np.uint8(31)).view(np.int8)
     bits -= (bits & np.int8(16)) * np.int8(2) * final.view(np.int8)  # a number's last bit is worth -16
     # In few bytes, for arrays that leave the processor's cache are what costs time here.
-    digits = bits.astype(np.int16 if groups < 4 else np.int32 if groups < 7 else np.int64)
+    digits: npt.NDArray[Any] = bits.astype(np.int16 if groups < 4 else np.int32 if groups < 7 else np.int64)
     weight = (more.view(np.int8) * np.int8(32)).astype(digits.dtype)[:-1]
     values = digits
     for _ in range(1, groups):  # what follows a character is worth 32 times as much

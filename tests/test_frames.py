@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
@@ -44,8 +44,13 @@ def psnr(found, expected):
 
 
 def nearest(mask, size, window):
-    cut = torch.from_numpy(mask[window].copy())[None, None].float()
-    return F.interpolate(cut, size, mode="nearest-exact")[0, 0].numpy() > 0
+    """Torch's; None where a pixel's centre lies between two pixels and torch's own ways to compute it differ."""
+    cut = torch.from_numpy(mask[window].copy()).float()[None, None].expand(1, 4, -1, -1)
+    one, other = (
+        F.interpolate(cut.contiguous(memory_format=order), size, mode="nearest-exact")[0, 0].numpy() > 0
+        for order in (torch.contiguous_format, torch.channels_last)
+    )
+    return one if np.array_equal(one, other) else None
 
 
 @dataclass
@@ -86,6 +91,7 @@ def test_masks_are_decoded_cut_and_resized_pixel_for_pixel(case):
     strings = list(map(rle.encode, case.masks))
     for found, mask in zip(rle.sketch(strings, case.grid, case.window), case.masks, strict=True):
         expected = nearest(mask, case.grid, case.window)
+        assume(expected is not None)
         grid = np.zeros(case.grid, np.uint8)
         found.draw(grid)
         assert np.array_equal(grid, expected)

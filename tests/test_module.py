@@ -24,11 +24,8 @@ pytestmark = fitting.lightning_warnings
 
 def batch_of(*numbers, without=()):
     """Discs by number; those in `without` have lost their masks."""
-    source, framed = fitting.Discs(10), []
-    for number in numbers:
-        one = frames.frame(source[number], 32)
-        framed.append(one._replace(masks=one.masks[:0], phrases=()) if number in without else one)
-    return frames.pack(framed)
+    source = fitting.Discs(10)
+    return frames.pack([frames.frame(source[number], 32, () if number in without else None) for number in numbers])
 
 
 def fitted(module, folder, steps, **others):
