@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import get_worker_info
 
 from samlit import rle
 from samlit.faults import Damaged, blaming
@@ -139,13 +138,15 @@ def frame(
     return Framed(sample.key, side, picture, original, tuple(strokes), phrases)
 
 
-def pack(samples: Sequence[Framed]) -> Batch:
+def pack(samples: Sequence[Framed], pinned: bool = False) -> Batch:
     """Pack B samples with all of their masks, each written straight into its place.
 
-    In a worker of a data loader the place is memory that is shared with the loader.
+    Args:
+        samples: At least one, all for frames of one size.
+        pinned: Whether the place is page-locked memory, from which a GPU reads without a copy between.
     """
     side, counts = samples[0].side, [len(s.strokes) for s in samples]
-    image, masks = _zeros(len(samples), 3, side, side), _zeros(sum(counts), side, side)
+    image, masks = _zeros(len(samples), 3, side, side, pinned=pinned), _zeros(sum(counts), side, side, pinned=pinned)
     images, grids = image.numpy(), masks.numpy()
     at = 0
     for sample, count, place in zip(samples, counts, images, strict=True):
@@ -216,13 +217,9 @@ def _picture(sample: Sample, window: Window, size: tuple[int, int], exact: bool)
     return resized[0].permute(1, 2, 0).numpy()
 
 
-def _zeros(*shape: int) -> Tensor:
-    """uint8; shared with the data loader's process where this one is its worker."""
-    count = math.prod(shape)
-    if get_worker_info() is None or not count:
-        # NumPy asks for large pages and for zeros from the system, torch writes them: 10 ms and 30 for 64 MB.
-        return torch.from_numpy(np.zeros(shape, np.uint8))
-    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    storage = torch.UntypedStorage._new_shared(count, device="cpu")  # type: ignore[no-untyped-call]
-    zeros: Tensor = torch.empty(0, dtype=torch.uint8).set_(storage, 0, torch.Size(shape), strides)  # from the system
-    return zeros
+def _zeros(*shape: int, pinned: bool) -> Tensor:
+    """uint8."""
+    if pinned:
+        return torch.zeros(shape, dtype=torch.uint8, pin_memory=True)
+    # NumPy asks for large pages and for zeros from the system, torch writes them: 10 ms and 30 for 64 MB.
+    return torch.from_numpy(np.zeros(shape, np.uint8))

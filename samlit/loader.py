@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,7 +80,7 @@ class Loader:
         self._loader: DataLoader[Any] = DataLoader(
             self._samples,
             batch_sampler=asking,
-            collate_fn=_packed,
+            collate_fn=_Made.of,
             num_workers=workers,
             pin_memory=pin_memory,
             # Forked workers inherit locks of the threads that torch has already started.
@@ -98,10 +99,10 @@ class Loader:
         elif self.done >= self.size:
             self.epoch, self.done = self.epoch + 1, 0
         step = self.batch_size * self.world
-        for batch, faults, asked in self._loader:
-            self._leave_out(faults, asked)
+        for made in self._loader:
+            self._leave_out(made.faults, made.asked)
             self.done = min(self.done + step, self.size)
-            yield batch
+            yield made.batch()
         if self.quarantine:
             self.quarantine.report()
 
@@ -204,12 +205,37 @@ class _Samples(Dataset[Framed]):
         return self.augment.frame(sample, self.side, self.max_masks, chance, self.max_area)
 
 
-def _packed(made: Sequence[Framed | Damaged]) -> tuple[Batch, list[Damaged], int]:
-    """The batch, what was left out of it, and how many samples it was asked for."""
-    faults = [one for one in made if isinstance(one, Damaged)]
-    whole = [one for one in made if not isinstance(one, Damaged)]
-    blank = sum(not one.key for one in whole)
-    return frames.pack(whole), faults, len(made) - blank
+@dataclass
+class _Made:
+    """A batch that is not yet packed: pictures and strokes cross from a worker, not the masks, which are far more.
+
+    Attributes:
+        samples: At least one.
+        faults: What was left out.
+        asked: Samples that it was asked for.
+        packed: The batch, once it is.
+    """
+
+    samples: list[Framed]
+    faults: list[Damaged]
+    asked: int
+    packed: Batch | None = None
+
+    @classmethod
+    def of(cls, made: Sequence[Framed | Damaged]) -> _Made:
+        """Sort what was made."""
+        samples = [one for one in made if not isinstance(one, Damaged)]
+        blank = sum(not one.key for one in samples)
+        return cls(samples, [one for one in made if isinstance(one, Damaged)], len(made) - blank)
+
+    def pin_memory(self) -> _Made:
+        """Pack it into page-locked memory; called by the data loader's own thread, while the device computes."""
+        self.packed = frames.pack(self.samples, pinned=True)
+        return self
+
+    def batch(self) -> Batch:
+        """The batch, packed now if it was not."""
+        return self.packed or frames.pack(self.samples)
 
 
 def rank_and_world() -> tuple[int, int]:

@@ -12,7 +12,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from samlit import frames, rle
 from samlit.augment import Augment
@@ -236,19 +235,32 @@ def test_a_batch_is_its_samples():
         assert [p for p, i in zip(batch.phrases, batch.image_index, strict=True) if i == number] == list(one.phrases)
 
 
-def packed(numbers):
-    batch = frames.pack([frames.frame(discs(k, seed=k), 32) for k in numbers])
-    return batch, batch.image.is_shared(), batch.masks.is_shared()
+def test_what_crosses_from_a_worker_is_a_fraction_of_the_batch():
+    chance = np.random.default_rng(0)
+    y, x = np.mgrid[:600, :900]
+    discs = [(x - a) ** 2 + (y - b) ** 2 < 90**2 for a, b in chance.integers(0, 600, (32, 2))]
+    sample = Sample("a", chance.integers(0, 255, (600, 900, 3), np.uint8), tuple(rle.encode_many(np.stack(discs))))
+    framed = frames.frame(sample, 512)
+    batch = frames.pack([framed])
+    assert len(pickle.dumps(framed)) < (batch.image.nbytes + batch.masks.nbytes) / 6
 
 
-def test_a_worker_packs_into_shared_memory():
-    loader = DataLoader([0, 3, 5, 0], 2, collate_fn=packed, num_workers=1, multiprocessing_context="spawn")
-    for numbers, (batch, *shared) in zip(([0, 3], [5, 0]), loader, strict=True):
-        assert shared == [True, True]
-        here = packed(numbers)[0]
-        assert torch.equal(batch.image, here.image)
-        assert torch.equal(batch.masks, here.masks)
-    assert not packed([3])[1]
+def test_a_pinned_batch_is_packed_into_pinned_memory(monkeypatch):
+    asked = []
+    zeros = torch.zeros
+
+    def recorded(*shape, pin_memory=False, **others):
+        asked.append(pin_memory)
+        return zeros(*shape, **others)  # a machine without a GPU has none
+
+    monkeypatch.setattr(torch, "zeros", recorded)
+    framed = [frames.frame(discs(k, seed=k), 32) for k in (0, 3)]
+    pinned = frames.pack(framed, pinned=True)
+    assert asked == [True, True]
+    plain = frames.pack(framed)
+    assert asked == [True, True]
+    assert torch.equal(pinned.image, plain.image)
+    assert torch.equal(pinned.masks, plain.masks)
 
 
 def test_light_changes_as_one_map_of_colours():

@@ -333,3 +333,21 @@ def test_workers_live_through_epochs():
     again = {(key, int(batch.image[0, 0, 0, 0])) for batch in one for key in batch.keys[:1]}
     assert again == first
     assert [worker.pid for worker in one._loader._iterator._workers] == pids
+
+
+def test_pinning_packs_where_the_loaders_thread_does_it(monkeypatch):
+    pinned = []
+    pack = frames.pack
+
+    def recorded(samples, pinned_=False, **others):
+        pinned.append(others.get("pinned", pinned_))
+        return pack(samples)
+
+    monkeypatch.setattr(frames, "pack", recorded)
+    one = loader(training=False, batch_size=3)
+    (made, *_) = list(one._loader)
+    assert not pinned
+    assert made.pin_memory() is made
+    assert pinned == [True]
+    assert made.batch() is made.packed
+    assert pinned == [True]
