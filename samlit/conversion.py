@@ -135,11 +135,12 @@ class Maker:
             step: Called before each sample; what it raises ends the work.
 
         Returns:
-            The shard's `name`, how many `images` and `masks` it has, how many images were `copied` and masks `lost`,
-            its `bytes` and `sha256`, and what was `left_out`: shard, key, cause and message of each sample.
+            The shard's `name`, how many `images` and `masks` it has, how many images have no mask (`bare`) or were
+            `copied`, how many masks were `lost`, its `bytes` and `sha256`, and what was `left_out`: shard, key, cause
+            and message of each sample.
         """
         path = self.folder / f"sa_{number:06d}.tar"
-        about: dict[str, Any] = {"name": path.name, "images": 0, "masks": 0, "copied": 0, "lost": 0}
+        about: dict[str, Any] = {"name": path.name, "images": 0, "bare": 0, "masks": 0, "copied": 0, "lost": 0}
         left_out: list[dict[str, str]] = []
 
         def records() -> Iterator[Record]:
@@ -154,6 +155,7 @@ class Maker:
                     left_out.append(_told(error, key, shard))
                     continue
                 about["images"] += 1
+                about["bare"] += not record.annotations
                 about["masks"] += len(record.annotations)
                 about["copied"] += copied
                 about["lost"] += lost

@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--max-damaged is a share, 0 to 1, not {options.max_damaged:g}")
     read = specs.read(options.sources, options.settings)
 
-    from samlit.progress import bar
+    from samlit.bars import bar
 
     source, arguments = specs.build(read)
     folder = Path(options.out)
@@ -266,18 +266,22 @@ def _claim(folder: Path, plan: dict[str, Any]) -> None:
     if differing == "files":
         what = "made from a file that has changed since"
     elif differing == "sources":
-        what = f"made from {_sources(before[differing])}, not from {_sources(plan[differing])}"
+        what = _apart(before[differing], plan[differing])
     else:
         what = f"made with {differing} {before.get(differing)}, not {plan[differing]}"
     raise SamlitError(f"{folder} holds shards {what}: name another folder with --out, or remove this one")
 
 
-def _sources(about: Any) -> str:
-    """The sources of a plan in words, as short as tells them apart."""
-    return "; ".join(
-        f"{one['source'].rpartition('.')[2]} {' '.join(f'{k}={v}' for k, v in one['arguments'].items())}"
-        for one in about
-    )
+def _apart(before: Any, now: list[dict[str, Any]]) -> str:
+    """What the sources of a plan are and others are not, as little as tells them apart."""
+    names = ["; ".join(str(one["source"]) for one in about) for about in (before, now)]
+    if names[0] != names[1]:
+        return f"made from {names[0]}, not from {names[1]}"
+    for old, new in zip(before, now, strict=True):
+        for name, value in new["arguments"].items():
+            if (was := old["arguments"].get(name)) != value:
+                return f"made with {name} {json.dumps(was)}, not {json.dumps(value)}"
+    return "made with other arguments"
 
 
 def _rooted(about: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -302,7 +306,7 @@ def _hashes(about: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def _journal(folder: Path) -> dict[str, dict[str, Any]]:
-    """By name, the shards that are whole and still there."""
+    """By name, the shards that are whole and still there; from now on the journal has these alone."""
     shards: dict[str, dict[str, Any]] = {}
     file = folder / JOURNAL
     for line in file.read_bytes().splitlines() if file.exists() else ():
@@ -310,13 +314,14 @@ def _journal(folder: Path) -> dict[str, dict[str, Any]]:
             shard = json.loads(line)
             if not shard["images"] or (folder / shard["name"]).stat().st_size == shard["bytes"]:
                 shards[shard["name"]] = shard
+    atomic.write(file, "".join(json.dumps(shard) + "\n" for shard in shards.values()))
     return shards
 
 
 def _append(folder: Path, shard: dict[str, Any]) -> None:
-    """Note a whole shard. A line begins with its break, so that one which was cut off spoils no other."""
+    """Note a whole shard."""
     with (folder / JOURNAL).open("ab") as stream:
-        stream.write(b"\n" + json.dumps(shard).encode() + b"\n")
+        stream.write(json.dumps(shard).encode() + b"\n")
         stream.flush()
         os.fsync(stream.fileno())
 
@@ -340,7 +345,8 @@ def _list(folder: Path, hashes: dict[str, str]) -> None:
 
 def _print_table(shards: list[dict[str, Any]], folder: Path, quality: int) -> None:
     """What was made, for a person."""
-    images, copied, lost = (sum(shard[name] for shard in shards) for name in ("images", "copied", "lost"))
+    names = ("images", "bare", "copied", "lost")
+    images, bare, copied, lost = (sum(shard[name] for shard in shards) for name in names)
     causes = Counter(row["cause"] for shard in shards for row in shard["left_out"])
     left_out = f"{causes.total()}"
     if causes:
@@ -348,7 +354,8 @@ def _print_table(shards: list[dict[str, Any]], folder: Path, quality: int) -> No
         left_out += f" ({named}): {folder / QUARANTINE}"
     masks = f"{sum(shard['masks'] for shard in shards)}"
     rows = {
-        "images": f"{images} ({copied} JPEG files as they are, {images - copied} encoded at quality {quality}, 4:4:4)",
+        "images": f"{images} ({copied} JPEG files as they are, {images - copied} encoded at quality {quality}, 4:4:4)"
+        + (f", {bare} without a mask" if bare else ""),
         "masks": masks + (f" ({lost} more have no pixel at this size)" if lost else ""),
         "shards": f"{sum(1 for shard in shards if shard['images'])} in {folder}",
         "MB": f"{sum(shard['bytes'] for shard in shards) / 1e6:.1f}",
