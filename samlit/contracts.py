@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from samlit.faults import Damaged
 from samlit.structures import Embedding, Prediction, PromptSet, Ragged, Result, Sample, Scene
 
 if TYPE_CHECKING:
@@ -252,6 +253,10 @@ class Source(ABC):
         Without an override all lie in one.
         """
         return (len(self),)
+
+    def faults(self) -> Sequence[Damaged]:
+        """What `prepare` has found to be damaged, and what has no number therefore."""
+        return ()
 
     def prefetch(self, indices: Sequence[int]) -> None:  # noqa: B027 - most sources have nothing to fetch
         """Samples that will be asked for next, in this order; a hint that a source of slow reads begins them at."""
