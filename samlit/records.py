@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from samlit import rle
@@ -32,6 +32,7 @@ class Annotation:
         crop_box: (x, y, w, h) of the crop that it was found in; None for the whole image.
         point: (x, y) of the prompt in pixels of the image; None for the middle of the mask's box.
         id: Unique in the whole data set; None to make one from the image's.
+        area: Pixels of the mask, as somebody states them; None where nobody does, and the mask tells.
     """
 
     mask: Rle
@@ -41,6 +42,7 @@ class Annotation:
     crop_box: tuple[float, float, float, float] | None = None
     point: tuple[float, float] | None = None
     id: int | None = None
+    area: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ def _annotation(row: Any, size: tuple[int, int]) -> Annotation:
         crop_box=None if crop is None else (crop[0], crop[1], crop[2], crop[3]),
         point=None if point is None else (point[0], point[1]),
         id=_want(row, "id", int) if "id" in row else None,
+        area=_want(row, "area", float) if "area" in row else None,
     )
 
 

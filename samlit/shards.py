@@ -1,8 +1,4 @@
-"""Shards in SA-1B's own layout: tar files of sa_<id>.jpg and sa_<id>.json, written whole and read by number.
-
-A shard that is cut or whose headers are damaged ends in one line that names it, never in less data than there should
-be.
-"""
+"""Shards in SA-1B's own layout, tar files of sa_<id>.jpg and sa_<id>.json, written whole; `samlit.store` reads them."""
 
 from __future__ import annotations
 
@@ -10,11 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from samlit.atomic import writing
-from samlit.faults import Damaged, blaming
-from samlit.records import Record, parse
-from samlit.tars import Index, indexed
+from samlit.records import Record
 
-__all__ = ["Shard", "write"]
+__all__ = ["write"]
 
 
 def write(path: Path, records: Iterable[Record]) -> int:
@@ -43,51 +37,3 @@ def write(path: Path, records: Iterable[Record]) -> int:
             seen.add(record.key)
             tar.write({"__key__": record.key, "jpg": record.jpeg, "json": record.text()})
     return len(seen)
-
-
-class Shard:
-    """A shard to read by number; it holds no open file, so it may be pickled and read by many threads.
-
-    Args:
-        path: Of the tar.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no shard {path}")
-        self.path = path
-        self._index: Index | None = None
-
-    @property
-    def index(self) -> Index:
-        """Where everything lies, read from the index file, which is written where it is missing or out of date.
-
-        Raises:
-            ValueError: The shard is damaged; one line that names it and says how.
-        """
-        if self._index is None:
-            self._index = indexed(self.path)
-        return self._index
-
-    def __len__(self) -> int:
-        return len(self.index.ids)
-
-    def __getitem__(self, number: int) -> Record:
-        """The record, its JSON and masks checked; its image is checked when it is decoded.
-
-        Raises:
-            Damaged: The record is; it names shard and key and says how.
-        """
-        at, size, text_at, text_size = self.index.spans[number].tolist()
-        with self.path.open("rb") as stream:
-            stream.seek(at)
-            jpeg = stream.read(size)
-            stream.seek(text_at)
-            text = stream.read(text_size)
-        with blaming(f"sa_{self.index.ids[number]}", self.path.name):
-            if len(jpeg) != size or len(text) != text_size:
-                raise Damaged("changed", "the shard is shorter than its index says")
-            return parse(int(self.index.ids[number]), jpeg, text)

@@ -18,10 +18,10 @@ import pytest
 from PIL import Image
 from webdataset import WebDataset
 
-from samlit import rle, shards, tars
+from samlit import rle, shards
 from samlit.records import Annotation, Record
 from samlit.rle import Rle
-from samlit.shards import Shard
+from samlit.store import Store
 
 SIZE = (40, 56)
 
@@ -48,6 +48,12 @@ def record(number: int, **about: Any) -> Record:
 def shard(path: Path, numbers: range = range(5)) -> Path:
     shards.write(path, map(record, numbers))
     return path
+
+
+def opened(path: Path) -> Store:
+    store = Store(str(path))
+    store.open()
+    return store
 
 
 def repack(path: Path, **files: bytes | None) -> Path:
@@ -104,7 +110,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     whole = {"phrase": "a thing", "predicted_iou": 0.5, "stability_score": 0.25, "crop_box": (0, 1, 5, 6), "id": 3}
     written = record(8, point=(1.5, 2.5), **whole)
     shards.write(tmp_path / "sa_000000.tar", [written])
-    read = Shard(tmp_path / "sa_000000.tar")[0]
+    read = opened(tmp_path / "sa_000000.tar").record(0, 0)
     assert read.key == "sa_8"
     assert read.jpeg == written.jpeg
     assert read.annotations[0] == written.annotations[0]
@@ -147,72 +153,15 @@ def test_writer_refuses(tmp_path: Path) -> None:
         shards.write(tmp_path / "a.tar", [wrong])
 
 
-# The index
+# Reading
 
 
-def test_index_is_kept_and_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = shard(tmp_path / "sa_000000.tar")
-    assert Shard(path).index.ids.tolist() == [0, 1, 2, 3, 4]
-    kept = tmp_path / "sa_000000.tar.index.json"
-    assert kept.exists()
-    with monkeypatch.context() as patch:
-        patch.setattr(tars, "walk", None)  # no second walk
-        assert len(Shard(path)) == 5
-    shard(path, range(10, 13))
-    assert Shard(path).index.ids.tolist() == [10, 11, 12]
-    for nonsense in ("", "[]", "{}", '{"stamp": 1}', "nonsense", '{"stamp": null, "ids": 3, "spans": []}'):
-        kept.write_text(nonsense)
-        assert Shard(path)[2].key == "sa_12"
-
-
-@pytest.mark.skipif(os.name != "posix", reason="folders that may only be read are made with POSIX rights")
-def test_index_of_a_folder_that_may_only_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "fixed"
-    folder.mkdir()
-    path = shard(folder / "sa_000000.tar")
-    real = tars.writing
-
-    def refusing(place: Path) -> Any:
-        if place.parent == folder:  # root may write anywhere, so rights alone would not show it
-            raise PermissionError(place)
-        return real(place)
-
-    monkeypatch.setattr(tars, "writing", refusing)
-    assert len(Shard(path)) == 5
-    assert sorted(p.name for p in folder.iterdir()) == ["sa_000000.tar"]
-    assert len(list((tmp_path / "cache" / "indexes").iterdir())) == 1
-    monkeypatch.setattr(tars, "walk", None)
-    assert len(Shard(path)) == 5
-
-
-def test_other_files_are_passed_over(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "sa_000000.tar", "w", format=tarfile.PAX_FORMAT) as tar:
-        folder = tarfile.TarInfo("./shard")
-        folder.type = tarfile.DIRTYPE
-        tar.addfile(folder)
-        for number in (3, 1):
-            for ending, data in (("json", record(number).text()), ("jpg", record(number).jpeg)):
-                member = tarfile.TarInfo(f"./shard/sa_{number}.{ending}")
-                member.size, member.mtime = len(data), 1.5  # a fraction makes an extended header
-                tar.addfile(member, io.BytesIO(data))
-        for name in ("./shard/._sa_3.jpg", "./shard/README.txt"):
-            tar.addfile(tarfile.TarInfo(name))
-    stored = Shard(tmp_path / "sa_000000.tar")
-    assert stored.index.ids.tolist() == [3, 1]
-    assert np.array_equal(stored[1].image.pixels(), record(1).image.pixels())
-
-
-def test_missing_shard(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no shard .*sa_000000\.tar"):
-        Shard(tmp_path / "sa_000000.tar")
-
-
-def test_a_shard_travels_and_is_read_by_many(tmp_path: Path) -> None:
-    there = pickle.loads(pickle.dumps(Shard(shard(tmp_path / "sa_000000.tar", range(20)))))
+def test_a_store_travels_and_is_read_by_many(tmp_path: Path) -> None:
+    there = pickle.loads(pickle.dumps(opened(shard(tmp_path / "sa_000000.tar", range(20)))))
     found: list[str] = []
 
     def read() -> None:
-        found.extend(there[number].key for number in range(20))
+        found.extend(there.record(0, number).key for number in range(20))
 
     threads = [threading.Thread(target=read) for _ in range(4)]
     for thread in threads:
@@ -220,77 +169,6 @@ def test_a_shard_travels_and_is_read_by_many(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert sorted(found) == sorted([f"sa_{number}" for number in range(20)] * 4)
-
-
-# Damage
-
-
-def test_a_shard_that_is_cut_anywhere_is_named(tmp_path: Path) -> None:
-    whole = shard(tmp_path / "whole.tar").read_bytes()
-    with tarfile.open(tmp_path / "whole.tar") as tar:
-        members = [member.offset for member in tar]
-        end = tar.offset
-    path = tmp_path / "sa_000007.tar"
-    cuts = [0, 1, 511, 512, 700, *members[1:], members[3] + 100, members[-1] + 512, members[-1] + 600]
-    for cut in cuts:
-        assert cut < end
-        path.write_bytes(whole[:cut])
-        with pytest.raises(ValueError, match=r"^sa_000007\.tar: the shard is cut off[^\n]*$"):
-            len(Shard(path))
-
-
-def test_a_flipped_header_is_named(tmp_path: Path) -> None:
-    path = shard(tmp_path / "sa_000007.tar")
-    with tarfile.open(path) as tar:
-        offsets = [member.offset for member in tar]
-    good = path.read_bytes()
-    for offset in (offsets[0], offsets[5]):
-        for place in (0, 124, 150, 156):
-            data = bytearray(good)
-            data[offset + place] ^= 0x10
-            path.write_bytes(data)
-            with pytest.raises(ValueError, match=rf"^sa_000007\.tar: damaged header at byte {offset}: [^\n]*$"):
-                len(Shard(path))
-    path.write_bytes(os.urandom(4096))
-    with pytest.raises(ValueError, match=r"^sa_000007\.tar: damaged header at byte 0"):
-        len(Shard(path))
-
-
-def test_nothing_after_the_end_is_lost(tmp_path: Path) -> None:
-    path, more = shard(tmp_path / "sa_000000.tar"), shard(tmp_path / "sa_000001.tar")
-    path.write_bytes(path.read_bytes() + more.read_bytes())
-    with pytest.raises(ValueError, match="more after the end"):
-        len(Shard(path))
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ({"json": None}, "sa_2 has no json"),
-        ({"jpg": None}, "sa_2 has no jpg"),
-    ],
-)
-def test_half_records(tmp_path: Path, files: dict[str, bytes | None], message: str) -> None:
-    with pytest.raises(ValueError, match=rf"^sa_000000\.tar: {message}$"):
-        len(Shard(repack(shard(tmp_path / "sa_000000.tar"), **files)))
-
-
-def test_names_that_are_no_records(tmp_path: Path) -> None:
-    def pack(*members: tarfile.TarInfo) -> Shard:
-        with tarfile.open(tmp_path / "sa_000000.tar", "w") as tar:
-            for member in members:
-                tar.addfile(member)
-        return Shard(tmp_path / "sa_000000.tar")
-
-    for name in ("v1.0.jpg", "dog.json", "sa_x.jpg", "sa_01.jpg", "sa_.jpg", "sa_" + "9" * 30 + ".jpg"):
-        with pytest.raises(ValueError, match="is not called sa_<id>"):
-            len(pack(tarfile.TarInfo(name)))
-    with pytest.raises(ValueError, match=r"sa_1\.jpg comes twice"):
-        len(pack(tarfile.TarInfo("a/sa_1.jpg"), tarfile.TarInfo("b/sa_1.jpg")))
-    link = tarfile.TarInfo("sa_1.jpg")
-    link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
-    with pytest.raises(ValueError, match="neither a file nor a folder"):
-        len(pack(link))
 
 
 def _deep(text: str) -> bytes:
@@ -324,8 +202,8 @@ def _deep(text: str) -> bytes:
 def test_bad_json(tmp_path: Path, text: bytes, message: str) -> None:
     path = repack(shard(tmp_path / "sa_000000.tar"), json=text)
     with pytest.raises(ValueError, match=rf"^sa_000000\.tar: sa_2: [^\n]*{message}[^\n]*$"):
-        Shard(path)[2]
-    assert Shard(path)[3].key == "sa_3"
+        opened(path).record(0, 2)
+    assert opened(path).record(0, 3).key == "sa_3"
 
 
 @pytest.mark.parametrize(
@@ -345,7 +223,7 @@ def test_bad_json(tmp_path: Path, text: bytes, message: str) -> None:
 def test_bad_annotations(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     path = changed(shard(tmp_path / "sa_000000.tar"), **changes)
     with pytest.raises(ValueError, match=rf"^sa_000000\.tar: sa_2: [^\n]*{message}[^\n]*$"):
-        Shard(path)[2]
+        opened(path).record(0, 2)
 
 
 def _claiming(height: int, width: int) -> bytes:
@@ -386,11 +264,11 @@ def test_grey_images_become_rgb() -> None:
 
 def test_a_shard_cut_after_it_was_indexed(tmp_path: Path) -> None:
     path = shard(tmp_path / "sa_000000.tar")
-    stored = Shard(path)
-    assert len(stored) == 5
+    stored = opened(path)
+    assert stored.record(0, 0).key == "sa_0"
     os.truncate(path, 9000)
     with pytest.raises(ValueError, match=r"^sa_000000\.tar: sa_4: the shard is shorter than its index says$"):
-        stored[4]
+        stored.record(0, 4)
 
 
 def test_empty_masks_have_a_box(tmp_path: Path) -> None:

@@ -2,81 +2,205 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
+from samlit import rle
 from samlit.contracts import Source
-from samlit.shards import Shard
+from samlit.faults import Damaged
+from samlit.records import Annotation
+from samlit.store import Store
 from samlit.structures import Sample
 
-__all__ = ["Sa1b"]
+__all__ = ["Sa1b", "ranges"]
+
+_ID = re.compile(r"(?:sa_)?(\d{1,18})(?:\.jpg|\.json)?")
 
 
 class Sa1b(Source):
-    """SA-1B, or other shards in its layout: a folder of sa_*.tar, or one tar.
+    """SA-1B, or other shards in its layout: a folder or a tar, here or remote, or SA-1B's list of links.
+
+    Masks are chosen by the numbers that their JSON states, before any of them is read.
 
     Args:
-        root: The folder, or the tar.
+        root: A folder or a tar, as a path or an address of http, https, s3, gs or hf; or SA-1B's list of links.
+        subset: Some of the shards, "sa_000000..sa_000019", several with commas; or a file of image ids, one a line.
+        min_predicted_iou: Masks of which the model that made them thought less are left out.
+        min_stability: Masks of a lower stability score are left out.
+        min_area: Smaller masks are left out: pixels, or up to 1 a share of the image.
+        max_area: Larger masks are left out: pixels, or up to 1 a share of the image.
+        empty: Whether images without a mask in their JSON are samples, too; they are left out as "empty" otherwise.
+        cache: A folder for parts of remote shards; nothing is kept if not given.
+        cache_size: What it holds at most.
     """
 
-    def __init__(self, root: str) -> None:
-        self.root = root
-        self._shards: list[Shard] | None = None
-        self._ends: list[int] = []
+    def __init__(
+        self,
+        root: str,
+        subset: str | None = None,
+        min_predicted_iou: float = 0.0,
+        min_stability: float = 0.0,
+        min_area: float = 0.0,
+        max_area: float = 1.0,
+        empty: bool = False,
+        cache: str | None = None,
+        cache_size: str = "200GB",
+    ) -> None:
+        if min_area < 0 or max_area <= 0:
+            raise ValueError(f"min_area is at least 0 and max_area more, not {min_area:g} and {max_area:g}")
+        self.root, self.subset = root, subset
+        self.min_predicted_iou, self.min_stability = min_predicted_iou, min_stability
+        self.min_area, self.max_area, self.empty = min_area, max_area, empty
+        self._ids = Path(subset).expanduser() if subset and Path(subset).expanduser().is_file() else None
+        if subset and self._ids is None:
+            ranges(subset)
+        self._store = Store(root, cache, cache_size)
+        self._chosen: list[npt.NDArray[np.int32]] | None = None
+        self._ends: list[int] | None = None
 
     def prepare(self, progress: Callable[[int, int, str], None] = lambda done, total, what: None) -> None:
-        """Index all shards; the indexes are kept beside them.
+        """Index the shards that are new or have changed; what is damaged is told by `faults`.
 
         Args:
-            progress: Told (shards done, shards, what is being done).
+            progress: Told (shards done, shards to index, what is being done).
 
         Raises:
-            FileNotFoundError: There is no such folder or tar.
-            ValueError: There is no shard in it, or one is damaged.
+            FileNotFoundError: There is no such folder, tar or list.
+            ValueError: There is no shard in it, or no record that can be read.
         """
-        shards = self._found()
-        for done, shard in enumerate(shards):
-            progress(done, len(shards), f"indexing {shard.path.name}")
-            _ = shard.index
-        progress(len(shards), len(shards), "indexed")
-        self._ends = list(accumulate(len(shard) for shard in shards))
-        self._shards = shards
+        shards = ranges(self.subset) if self.subset and self._ids is None else None
+        self._store.open(progress, None if shards is None else lambda names: _named(names, shards, self.root))
+        counts = [row.records for row in self._store.rows]
+        if self._ids is not None:
+            self._chosen = self._by_id(_read_ids(self._ids), progress)
+            counts = [len(numbers) for numbers in self._chosen]
+        causes: Counter[str] = Counter()
+        for row in self._store.rows:
+            causes.update(row.faults)
+        if not sum(counts) and (causes or self._ids is not None):
+            told = ", ".join(f"{cause} {count}" for cause, count in causes.most_common())
+            if causes:
+                raise ValueError(f"{self.root} has no record that can be read ({told}): {self.faults()[0]}")
+            raise ValueError(f"none of the images of {self._ids} is in {self.root}")
+        self._ends = list(accumulate(counts))
 
     def __len__(self) -> int:
-        self._ready()
-        return self._ends[-1]
+        return self._ready()[-1]
 
     def __getitem__(self, index: int) -> Sample:
         """Record number `index`, in the order of shards by name and of records as stored.
 
         Raises:
             IndexError: There are not so many.
-            ValueError: The record is damaged; one line that names shard and key and says how.
+            Damaged: The record is damaged, cannot be had, or has no mask; one line that names shard and key.
         """
-        shards = self._ready()
-        if not 0 <= index < self._ends[-1]:
-            raise IndexError(f"{self.root} has {self._ends[-1]} records, there is no number {index}")
-        which = bisect_right(self._ends, index)
-        shard = shards[which]
-        number = index - self._ends[which] + len(shard)
-        record = shard[number]
-        phrases = tuple(a.phrase for a in record.annotations)
-        masks = tuple(a.mask for a in record.annotations)
-        return Sample(record.key, record.image, masks, phrases if any(phrases) else (), shard.path.name)
+        which, number = self._place(index)
+        record, shard = self._store.record(which, number), self._store.rows[which].name
+        if not record.annotations and not self.empty:
+            raise Damaged("empty", "the image has no mask", record.key, shard)
+        chosen = [a for a in record.annotations if self._wanted(a)]
+        phrases = tuple(a.phrase for a in chosen)
+        masks = tuple(a.mask for a in chosen)
+        return Sample(record.key, record.image, masks, phrases if any(phrases) else (), shard)
 
-    def _ready(self) -> list[Shard]:
-        if self._shards is None:
+    def shards(self) -> Sequence[int]:
+        """How many records each shard has."""
+        ends = self._ready()
+        return [end - begin for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+    def faults(self) -> Sequence[Damaged]:
+        """What of the shards cannot be read, found when they were indexed."""
+        return self._store.faults()
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Begin to read remote records that will be asked for next, in this order."""
+        self._store.prefetch([self._place(index) for index in indices])
+
+    def _ready(self) -> list[int]:
+        if self._ends is None:
             self.prepare()
-        assert self._shards is not None
-        return self._shards
+        assert self._ends is not None
+        return self._ends
 
-    def _found(self) -> list[Shard]:
-        root = Path(self.root).expanduser()
-        if not root.exists():
-            raise FileNotFoundError(f"there is no folder or tar {root}")
-        paths = sorted(root.glob("sa_*.tar")) if root.is_dir() else [root]
-        if not paths:
-            raise ValueError(f"there is no sa_*.tar in {root}")
-        return [Shard(path) for path in paths]
+    def _place(self, index: int) -> tuple[int, int]:
+        """The shard of a record, and its number in it."""
+        ends = self._ready()
+        if not 0 <= index < ends[-1]:
+            raise IndexError(f"{self.root} has {ends[-1]} records, there is no number {index}")
+        which = bisect_right(ends, index)
+        number = index - (ends[which - 1] if which else 0)
+        return which, number if self._chosen is None else int(self._chosen[which][number])
+
+    def _by_id(
+        self, ids: npt.NDArray[np.int64], progress: Callable[[int, int, str], None]
+    ) -> list[npt.NDArray[np.int32]]:
+        """The numbers of the records that are wanted, a shard each."""
+        chosen, total = [], len(self._store.rows)
+        for which in range(total):
+            progress(which, total, "choosing images")
+            known = self._store.index(which).ids if self._store.rows[which].records else np.empty(0, np.int64)
+            chosen.append(np.flatnonzero(np.isin(known, ids, assume_unique=True)).astype(np.int32))
+        progress(total, total, "choosing images")
+        return chosen
+
+    def _wanted(self, annotation: Annotation) -> bool:
+        if annotation.predicted_iou < self.min_predicted_iou or annotation.stability_score < self.min_stability:
+            return False
+        if self.min_area <= 0 and self.max_area == 1:
+            return True
+        rows, columns = annotation.mask.size
+        area = rle.area(annotation.mask) if annotation.area is None else annotation.area
+        least, most = (a * (rows * columns if a <= 1 else 1) for a in (self.min_area, self.max_area))
+        return least <= area <= most
+
+
+def ranges(text: str) -> list[tuple[str, str]]:
+    """First and last shard of each range of "sa_000000..sa_000019,sa_000100".
+
+    Raises:
+        ValueError: It is none.
+    """
+    found = []
+    for part in text.split(","):
+        ends = [end.strip().removesuffix(".tar") for end in part.split("..")]
+        if len(ends) > 2 or not all(re.fullmatch(r"sa_\w+", end) for end in ends) or ends[0] > ends[-1]:
+            raise ValueError(f"subset {part.strip()!r} is neither a file nor shards like sa_000000..sa_000019")
+        found.append((ends[0], ends[-1]))
+    return found
+
+
+def _named(names: Sequence[str], wanted: list[tuple[str, str]], root: str) -> list[str]:
+    """The shards that are in one of the ranges."""
+    stems = [name.removesuffix(".tar") for name in names]
+    for first, last in wanted:
+        for end in (first, last):
+            if end not in stems:
+                raise ValueError(f"there is no {end}.tar in {root}, which subset asks for")
+        count = sum(first <= stem <= last for stem in stems)
+        if all(end[3:].isdigit() for end in (first, last)) and count != int(last[3:]) - int(first[3:]) + 1:
+            raise ValueError(f"of {first}..{last} only {count} shards are in {root}; fetch the others, or ask for less")
+    return [f"{stem}.tar" for stem in stems if any(first <= stem <= last for first, last in wanted)]
+
+
+def _read_ids(path: Path) -> npt.NDArray[np.int64]:
+    """Image ids of a file, one a line: 123, sa_123 or sa_123.jpg.
+
+    Raises:
+        ValueError: A line is none; it is named.
+    """
+    ids = []
+    with path.open() as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                match = _ID.fullmatch(line.strip())
+                if match is None:
+                    raise ValueError(f"{path}: line {number} is no image id: {line.strip()[:40]!r}")
+                ids.append(int(match[1]))
+    return np.unique(np.array(ids, np.int64))
