@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 from samlit.contracts import Source
+from samlit.faults import Damaged
 from samlit.structures import Sample
 
 __all__ = ["Joined"]
@@ -61,6 +62,10 @@ class Joined(Source):
             asked.setdefault(which, []).append(number)
         for which, numbers in asked.items():
             self.sources[which].prefetch(numbers)
+
+    def faults(self) -> Sequence[Damaged]:
+        """What their preparation found to be unusable."""
+        return [fault for source in self.sources for fault in getattr(source, "faults", tuple)()]
 
     def _place(self, index: int) -> tuple[int, int]:
         """The source that has a sample, and the sample's number there."""

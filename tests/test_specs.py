@@ -12,6 +12,7 @@ import pytest
 from samlit import specs
 from samlit.contracts import Source
 from samlit.errors import UsageError
+from samlit.faults import Damaged
 from samlit.joined import Joined
 from tests import fitting
 
@@ -82,6 +83,9 @@ def test_hints_reach_the_sources_of_several() -> None:
     parts = [Told(3), Told(2)]
     Joined(parts).prefetch([4, 0, 3, 2])
     assert [part.hints for part in parts] == [[0, 2], [1, 0]]
+    fault = Damaged("cut", "it ends too early")
+    parts[1].faults = lambda: [fault]  # type: ignore[attr-defined]
+    assert Joined(parts).faults() == [fault]
 
 
 def test_a_strangers_source(install: Install) -> None:
