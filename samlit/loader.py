@@ -16,6 +16,7 @@ from samlit.contracts import Source
 from samlit.errors import one_line
 from samlit.faults import Damaged, blaming
 from samlit.frames import Framed
+from samlit.order import Order
 from samlit.quarantine import Quarantine
 from samlit.structures import Batch, Sample
 
@@ -70,16 +71,15 @@ class Loader:
         epoch_size: int | None = None,
         quarantine: Quarantine | None = None,
     ) -> None:
-        self.batch_size, self.rank, self.world, self.workers, self.training = batch_size, rank, world, workers, training
-        self.order = source.order(seed, shuffle_buffer) if training else None
-        self.size = (epoch_size or self.order.epoch) if self.order else len(source)
+        order = source.order(seed, shuffle_buffer) if training else None
+        size = (epoch_size or order.epoch) if order else len(source)
+        self.place = _Place(order, size, batch_size, rank, world, ahead=max(workers, 1))
         self.quarantine = quarantine
-        self.epoch = self.done = 0
         self._samples = _Samples(source, side, seed, training, max_masks, max_area, augment)
-        asking: Any = _Asking(self)  # torch's types know batches of lists only
+        asked: Any = self.place  # torch's types know batches of lists only
         self._loader: DataLoader[Any] = DataLoader(
             self._samples,
-            batch_sampler=asking,
+            batch_sampler=asked,
             collate_fn=_Made.of,
             num_workers=workers,
             pin_memory=pin_memory,
@@ -90,18 +90,14 @@ class Loader:
 
     def __len__(self) -> int:
         """Batches of an epoch, the same on every rank."""
-        return -(-self.size // (self.batch_size * self.world))
+        return len(self.place)
 
     def __iter__(self) -> Iterator[Batch]:
         """What is left of the epoch, or all of the next one."""
-        if not self.training:
-            self.epoch = self.done = 0
-        elif self.done >= self.size:
-            self.epoch, self.done = self.epoch + 1, 0
-        step = self.batch_size * self.world
+        self.place.begin()
         for made in self._loader:
             self._leave_out(made.faults, made.asked)
-            self.done = min(self.done + step, self.size)
+            self.place.advance()
             yield made.batch()
         if self.quarantine:
             self.quarantine.report()
@@ -112,25 +108,13 @@ class Loader:
         elif faults:
             raise faults[0]
 
-    def asked(self) -> Iterator[list[_Ask]]:
-        """What this rank's batches are made of, from where it is to the end of the epoch."""
-        step = self.batch_size * self.world
-        for at in range(self.done, self.size, step):
-            start, stop = self.epoch * self.size + at, self.epoch * self.size + min(at + step, self.size)
-            if self.order is None:
-                passes, samples = np.zeros(stop - start, np.int64), np.arange(start, stop)
-            else:
-                passes, samples = self.order.take(start, stop)
-            mine = slice(self.rank, None, self.world)
-            yield [_Ask(*ask) for ask in zip(passes[mine].tolist(), samples[mine].tolist(), strict=True)]
-
     def state_dict(self) -> dict[str, Any]:
         """Where it is; the same on every rank."""
-        return {"epoch": self.epoch, "samples": self.done}
+        return {"epoch": self.place.epoch, "samples": self.place.done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there, with any number of ranks or workers."""
-        self.epoch, self.done = state["epoch"], state["samples"]
+        self.place.epoch, self.place.done = state["epoch"], state["samples"]
 
 
 class _Ask(NamedTuple):
@@ -147,24 +131,59 @@ class _Batch(NamedTuple):
     next: list[_Ask]
 
 
-class _Asking:
-    """The batches that a loader has not yet given, as torch wants to have them."""
+class _Place:
+    """Where a loader is in its order, and what this rank's batches from there on are made of.
 
-    def __init__(self, loader: Loader) -> None:
-        self.loader = loader
+    Apart from the loader, which would be in a cycle of references otherwise, and its workers would be ended late.
+
+    Args:
+        order: Of a training; samples come by number if there is none, and only once.
+        size: Samples of an epoch.
+        batch_size: Of each rank.
+        rank: Of this process.
+        world: How many processes.
+        ahead: After how many batches the same worker is asked again.
+    """
+
+    def __init__(self, order: Order | None, size: int, batch_size: int, rank: int, world: int, ahead: int) -> None:
+        self.order, self.size, self.step = order, size, batch_size * world
+        self.rank, self.world, self.ahead = rank, world, ahead
+        self.epoch = self.done = 0
+
+    def begin(self) -> None:
+        """Go on in the epoch, or go to the next one where nothing is left of it."""
+        if self.order is None:
+            self.epoch = self.done = 0
+        elif self.done >= self.size:
+            self.epoch, self.done = self.epoch + 1, 0
+
+    def advance(self) -> None:
+        """A batch was given out."""
+        self.done = min(self.done + self.step, self.size)
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return -(-self.size // self.step)
 
     def __iter__(self) -> Iterator[_Batch]:
-        ahead = max(self.loader.workers, 1)
+        """The batches that are left, as torch's loader asks for them."""
         waiting: list[list[_Ask]] = []
-        for batch in self.loader.asked():
-            waiting.append(batch)
-            if len(waiting) > ahead:
-                yield _Batch(waiting.pop(0), batch)
+        for at in range(self.done, self.size, self.step):
+            waiting.append(self._asks(at))
+            if len(waiting) > self.ahead:
+                yield _Batch(waiting.pop(0), waiting[-1])
         for batch in waiting:
             yield _Batch(batch, [])
 
-    def __len__(self) -> int:
-        return len(self.loader)
+    def _asks(self, at: int) -> list[_Ask]:
+        """This rank's part of the global batch at a position of the epoch."""
+        start, stop = (self.epoch * self.size + position for position in (at, min(at + self.step, self.size)))
+        if self.order is None:
+            passes, samples = np.zeros(stop - start, np.int64), np.arange(start, stop)
+        else:
+            passes, samples = self.order.take(start, stop)
+        mine = slice(self.rank, None, self.world)
+        return [_Ask(*ask) for ask in zip(passes[mine].tolist(), samples[mine].tolist(), strict=True)]
 
 
 class _Samples(Dataset[Framed]):

@@ -1,5 +1,7 @@
 """The order of samples, whatever the number of workers and ranks; going on in mid-epoch; what becomes of a sample."""
 
+import gc
+import weakref
 from itertools import islice
 
 import numpy as np
@@ -351,3 +353,16 @@ def test_pinning_packs_where_the_loaders_thread_does_it(monkeypatch):
     assert pinned == [True]
     assert made.batch() is made.packed
     assert pinned == [True]
+
+
+def test_a_loader_that_is_dropped_is_gone_at_once():
+    # In a cycle it would wait for the garbage collector, and its workers for their timeouts.
+    gc.disable()
+    try:
+        one = loader(batch_size=4)
+        list(one)
+        gone = weakref.ref(one)
+        del one
+        assert gone() is None
+    finally:
+        gc.enable()
