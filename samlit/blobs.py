@@ -40,7 +40,13 @@ PIECE = 1 << 16
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "az": "adlfs"}
 """By protocol, the package that fsspec needs for it."""
 KNOWN = ("http", "https", *PACKAGES, "memory")
-_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError)
+
+
+class _FinalError(OSError):
+    """An answer that will be the same however often it is asked for."""
+
+
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, _FinalError)
 
 
 class Blob(ABC):
@@ -185,7 +191,7 @@ class Web(_Remote):
                 if answer.status_code == 200:
                     whole = answer.headers.get("Content-Length", "")
                 if not whole.isdigit():
-                    raise NotImplementedError("the server does not say how large it is")
+                    raise _FinalError("the server does not say how large it is")
                 return int(whole), answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
 
         return _persistent(self, ask)
@@ -210,7 +216,7 @@ class Web(_Remote):
             if answer.status_code == 200:  # a server without ranges begins at the beginning
                 if at + size > WHOLE:
                     told = "the server gives no parts of files; fetch the shards first (`samlit shards get`, or a copy)"
-                    raise NotImplementedError(told)
+                    raise _FinalError(told)
                 skip = at
             left = size
             for piece in _body(answer):
@@ -238,7 +244,7 @@ def _answer(what: Web, at: int = 0, size: int = 0) -> Any:
         if code == 200 or (start and int(start[1]) == at):
             return answer
         answer.close()
-        raise NotImplementedError("the server answers with another range than was asked for")
+        raise _FinalError("the server answers with another range than was asked for")
     answer.close()
     if code == 416:
         raise Damaged("changed", "the shard is shorter than its index says", shard=what.name)
@@ -247,7 +253,7 @@ def _answer(what: Web, at: int = 0, size: int = 0) -> Any:
     if code in (401, 403):
         raise PermissionError(f"the server refuses it ({code}); links of SA-1B expire: fetch a new list of them")
     if 400 <= code < 500 and code not in (408, 425, 429):
-        raise NotImplementedError(f"the server refuses it ({code} {answer.reason})")
+        raise _FinalError(f"the server refuses it ({code} {answer.reason})")
     raise ConnectionError(f"the server answers {code} {answer.reason}")
 
 

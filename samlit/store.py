@@ -25,7 +25,7 @@ from samlit.manifest import Row
 from samlit.records import Record, parse
 from samlit.tars import Index, Stamp
 
-__all__ = ["Noted", "Store", "links", "note"]
+__all__ = ["Noted", "Store", "links", "note", "sha256", "walked"]
 
 Report = Callable[[int, int, str], None]
 
@@ -252,7 +252,7 @@ class Store:
                 index = tars.unpacked(data, row.stamp)
                 self._write(data, *_places(blob))
                 return index
-        noted, index = _walked(blob, row.stamp, self.chunks)
+        noted, index = _noted(blob, row.stamp, self.chunks)
         if not noted.lasting:
             raise noted.faults[0]
         return index
@@ -326,7 +326,7 @@ def note(blob: Blob, chunks: Chunks | None = None, digest: bool = False) -> Note
     """
     try:
         stamp = blob.stamp()
-        noted, _ = _walked(blob, stamp, chunks)
+        noted, _ = _noted(blob, stamp, chunks)
         if digest and noted.lasting:
             return replace(noted, row=replace(noted.row, sha256=sha256(blob, stamp[0])))
         return noted
@@ -370,12 +370,16 @@ def links(text: str) -> list[Blob]:
     return [found[name] for name in sorted(found)]
 
 
-def _walked(blob: Blob, stamp: Stamp, chunks: Chunks | None) -> tuple[Noted, Index]:
-    """Index a shard by its headers and write the index file."""
+def walked(blob: Blob, stamp: Stamp, chunks: Chunks | None = None) -> Index:
+    """The index of a shard, by its headers."""
     if isinstance(blob, Local):
-        index = tars.walked(Path(blob.url))
-    else:
-        index = tars.walk(_Window(blob, stamp, chunks).read, stamp[0], blob.name)
+        return tars.walked(Path(blob.url))
+    return tars.walk(_Window(blob, stamp, chunks).read, stamp[0], blob.name)
+
+
+def _noted(blob: Blob, stamp: Stamp, chunks: Chunks | None) -> tuple[Noted, Index]:
+    """Index a shard and write the index file."""
+    index = walked(blob, stamp, chunks)
     row = Row(blob.name, stamp, len(index.ids), dict(Counter(fault.cause for fault in index.faults)))
     noted = Noted(row, index.faults)
     if noted.lasting:
