@@ -19,8 +19,9 @@ from samlit.blobs import Blob
 from samlit.errors import ArgumentParser, UsageError
 from samlit.faults import CAUSES, Damaged, blaming
 from samlit.manifest import Row
+from samlit.noting import sha256, walked
 from samlit.records import parse
-from samlit.store import Store, sha256, walked
+from samlit.store import Store
 from samlit.tars import Index
 
 __all__ = ["Found", "check", "main"]

@@ -7,10 +7,10 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from samlit import manifest, subsets
+from samlit.addresses import links
 from samlit.blobs import Blob
 from samlit.download import Refused, Report, Wanted, bring
 from samlit.errors import ArgumentParser, SamlitError, UsageError
-from samlit.store import links
 
 __all__ = ["get", "main"]
 

@@ -11,9 +11,11 @@ from typing import Any
 import fsspec
 import pytest
 
-from samlit import blobs
-from samlit.blobs import Cloud, Local, Web
+from samlit import addresses, blobs, web
+from samlit.blobs import Local
+from samlit.cloud import Cloud
 from samlit.faults import Damaged
+from samlit.web import Web
 from tests.serving import Server, serving
 
 BODY = bytes(range(251)) * 4000
@@ -31,7 +33,7 @@ def server() -> Iterator[Server]:
         yield found
 
 
-def web(server: Server) -> Web:
+def remote(server: Server) -> Web:
     return Web(server.url + "/sa_000000.tar?signed=secret")
 
 
@@ -46,7 +48,7 @@ def refusal(what: Any, *args: Any) -> Damaged:
 
 
 def test_a_range_and_a_stamp(server: Server) -> None:
-    there = web(server)
+    there = remote(server)
     assert there.read(1000, 300) == BODY[1000:1300]
     assert there.stamp() == (len(BODY), '"1"')
     assert server.asked == [("/sa_000000.tar", "bytes=1000-1299"), ("/sa_000000.tar", "bytes=0-0")]
@@ -56,14 +58,14 @@ def test_a_range_and_a_stamp(server: Server) -> None:
 @pytest.mark.parametrize("troubles", [[503, 503], ["none"], ["stall"], [429], [500, "cut", "none", "stall"]])
 def test_trouble_that_passes(server: Server, troubles: list[Any]) -> None:
     server.troubles = troubles
-    assert web(server).read(1000, 300_000) == BODY[1000:301_000]
+    assert remote(server).read(1000, 300_000) == BODY[1000:301_000]
     server.troubles = list(troubles)
-    assert web(server).stamp()[0] == len(BODY)
+    assert remote(server).stamp()[0] == len(BODY)
 
 
 def test_what_came_before_a_cut_is_not_read_again(server: Server) -> None:
     server.troubles = ["cut"]
-    assert web(server).read(0, 1_000_000) == BODY[:1_000_000]
+    assert remote(server).read(0, 1_000_000) == BODY[:1_000_000]
     (_, first), (_, second) = server.asked
     assert first == "bytes=0-999999"
     begin = int(second.removeprefix("bytes=").partition("-")[0])  # type: ignore[union-attr]
@@ -73,7 +75,7 @@ def test_what_came_before_a_cut_is_not_read_again(server: Server) -> None:
 def test_a_server_that_always_cuts_is_given_up_only_where_it_brings_nothing(server: Server) -> None:
     server.always = "cut"
     server.always = "none"
-    error = refusal(web(server).read, 0, 1000)
+    error = refusal(remote(server).read, 0, 1000)
     assert "given up after 5 tries" in str(error)
     assert len(server.asked) == blobs.TRIES
 
@@ -83,7 +85,7 @@ def test_a_server_that_always_cuts_is_given_up_only_where_it_brings_nothing(serv
 )
 def test_what_is_final_is_asked_once(server: Server, code: int, says: str) -> None:
     server.always = code
-    error = refusal(web(server).read, 0, 1000)
+    error = refusal(remote(server).read, 0, 1000)
     assert says in str(error)
     assert len(server.asked) == 1
 
@@ -94,7 +96,7 @@ def test_trouble_that_stays(server: Server, monkeypatch: pytest.MonkeyPatch, tro
     monkeypatch.setattr(blobs, "TIMEOUT", 0.2)
     server.always = trouble
     before = time.monotonic()
-    refusal(web(server).read, 0, 1000)
+    refusal(remote(server).read, 0, 1000)
     assert len(server.asked) == 3
     assert time.monotonic() - before < 5
 
@@ -104,34 +106,34 @@ def test_a_server_that_trickles_is_too_slow(server: Server, monkeypatch: pytest.
     monkeypatch.setattr(blobs, "SLOWEST", 1 << 60)
     answer = type("Answer", (), {"iter_content": lambda self, size: iter([b"x"] * 9)})()
     with pytest.raises(TimeoutError, match="bytes in"):
-        list(map(lambda piece: time.sleep(0.001), blobs._body(answer)))
+        [time.sleep(0.001) for _ in web._body(answer)]
 
 
 def test_no_lengths(server: Server) -> None:
     server.lengths = False
-    assert web(server).read(5, 1000) == BODY[5:1005]
-    assert web(server).stamp()[0] == len(BODY)  # the range says it
+    assert remote(server).read(5, 1000) == BODY[5:1005]
+    assert remote(server).stamp()[0] == len(BODY)  # the range says it
     server.troubles = ["cut"]
-    assert web(server).read(0, 500_000) == BODY[:500_000]
+    assert remote(server).read(0, 500_000) == BODY[:500_000]
     server.ranges = False
-    assert "how large" in str(refusal(web(server).stamp))
+    assert "how large" in str(refusal(remote(server).stamp))
 
 
 def test_no_ranges(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.ranges = False
-    assert web(server).stamp()[0] == len(BODY)
-    assert web(server).read(70_001, 1000) == BODY[70_001:71_001]
-    monkeypatch.setattr(blobs, "WHOLE", 100_000)
-    assert "shards get" in str(refusal(web(server).read, 100_000, 1000))
+    assert remote(server).stamp()[0] == len(BODY)
+    assert remote(server).read(70_001, 1000) == BODY[70_001:71_001]
+    monkeypatch.setattr(web, "WHOLE", 100_000)
+    assert "shards get" in str(refusal(remote(server).read, 100_000, 1000))
 
 
 def test_another_range_than_was_asked_for_is_refused(server: Server) -> None:
     server.always = "other"
-    assert "another range" in str(refusal(web(server).read, 10, 100))
+    assert "another range" in str(refusal(remote(server).read, 10, 100))
 
 
 def test_behind_the_end(server: Server) -> None:
-    error = refusal(web(server).read, len(BODY) + 5, 100)
+    error = refusal(remote(server).read, len(BODY) + 5, 100)
     assert error.cause == "changed"
 
 
@@ -142,9 +144,9 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_folder_over_http(server: Server) -> None:
     server.files |= {"/set/sa_000001.tar": b"1", "/set/sa_000000.tar": b"0", "/set/other.tar": b"", "/set/readme": b""}
-    assert [blob.name for blob, _ in blobs.listed(server.url + "/set")] == ["sa_000000.tar", "sa_000001.tar"]
+    assert [blob.name for blob, _ in addresses.listed(server.url + "/set")] == ["sa_000000.tar", "sa_000001.tar"]
     with pytest.raises(FileNotFoundError):
-        blobs.listed(server.url + "/nowhere")
+        addresses.listed(server.url + "/nowhere")
 
 
 # Object stores
@@ -161,7 +163,7 @@ def bucket() -> Iterator[str]:
 def test_an_object_store(bucket: str) -> None:
     assert Cloud(bucket).read(1000, 300) == BODY[1000:1300]
     assert Cloud(bucket).stamp() == (len(BODY), "")
-    ((found, stamp),) = blobs.listed("memory://bucket")
+    ((found, stamp),) = addresses.listed("memory://bucket")
     assert found.name == "sa_000000.tar"
     assert found.read(3, 4) == BODY[3:7]
     assert stamp == (len(BODY), "")
@@ -207,7 +209,7 @@ def test_an_object_store_in_trouble(bucket: str, monkeypatch: pytest.MonkeyPatch
 )
 def test_addresses_that_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"would run a program|no address that can be read"):
-        blobs.blob(text)
+        addresses.blob(text)
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +223,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 def test_files_here(tmp_path: Path) -> None:
     (tmp_path / "sa_000000.tar").write_bytes(BODY)
     for text in (str(tmp_path / "sa_000000.tar"), (tmp_path / "sa_000000.tar").as_uri()):
-        here = blobs.blob(text)
+        here = addresses.blob(text)
         assert isinstance(here, Local)
         assert here.read(5, 10) == BODY[5:15]
         assert here.name == "sa_000000.tar"
