@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 import threading
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from samlit import blobs, cache, crew, manifest, tars
+from samlit import addresses, cache, crew, manifest, tars
 from samlit.ahead import Ahead
-from samlit.atomic import writing
-from samlit.blobs import Blob, Local
+from samlit.blobs import Blob, Local, Remote
 from samlit.chunks import Chunks, parse_size
-from samlit.errors import one_line
 from samlit.faults import Damaged, blaming
 from samlit.manifest import Row
+from samlit.noting import Noted, looked, note, places, short, walk_and_write, written
 from samlit.records import Record, parse
 from samlit.tars import Index, Stamp
 
-__all__ = ["Noted", "Store", "links", "note"]
+__all__ = ["Store"]
 
 Report = Callable[[int, int, str], None]
 
@@ -35,27 +33,6 @@ MANY = 4 << 30
 """Bytes of shards from which on several processes index them: starting processes takes a second, too."""
 GAP = 1 << 16
 """Bytes between an image and its JSON up to which both are read at once."""
-WINDOW = 1 << 17
-"""Bytes of a remote shard that are read at a time for its headers."""
-HEADER = "file_name\tcdn_link"
-
-
-@dataclass(frozen=True)
-class Noted:
-    """What indexing a shard has found.
-
-    Attributes:
-        row: For the manifest.
-        faults: What of it cannot be used.
-    """
-
-    row: Row
-    faults: tuple[Damaged, ...]
-
-    @property
-    def lasting(self) -> bool:
-        """Whether it is true tomorrow: a server that does not answer today may."""
-        return "unreadable" not in self.row.faults
 
 
 class Store:
@@ -76,7 +53,7 @@ class Store:
     """
 
     def __init__(self, root: str, cache: str | None = None, cache_size: str = "200GB") -> None:
-        self.remote = blobs.is_address(root)
+        self.remote = addresses.is_address(root)
         self.root = root if self.remote else str(Path(root.removeprefix("file://")).expanduser())
         limit = parse_size(cache_size)
         self.chunks = Chunks(Path(cache).expanduser(), limit) if cache else None
@@ -138,7 +115,7 @@ class Store:
         for blob, stamp in found:
             row = known.get(blob.name)
             if isinstance(blob, Local):
-                stamp = _looked(blob)
+                stamp = looked(blob)
             ask = renew and not self._trusting and stamp is None
             if row is None or ask or (stamp is not None and row.stamp != stamp) or (digest and not row.sha256):
                 stale.append(blob)
@@ -157,7 +134,7 @@ class Store:
                 rows[name] = fresh[name] = replace(rows[name], sha256=sha256)
         if fresh or (not self.remote and only is None and set(known) != set(rows)):
             kept = {name: row for name, row in known.items() if only is not None or name in rows}
-            self._write(manifest.text({**kept, **fresh}.values()).encode(), *self._manifest_places())
+            written(manifest.text({**kept, **fresh}.values()).encode(), *self._manifest_places())
         self.blobs = tuple(blob for blob, _ in found)
         self.rows = tuple(rows[blob.name] for blob in self.blobs)
         self.unreadable = tuple(unreadable)
@@ -243,16 +220,16 @@ class Store:
         if isinstance(blob, Local) and blob.stamp() != row.stamp:
             told = "the shard is not the one that was indexed; start again, or run `samlit shards index`"
             raise Damaged("changed", told, shard=row.name)
-        for place in _places(blob):
+        for place in places(blob):
             with suppress(OSError, ValueError), place.open("rb") as stream:
                 return tars.unpacked(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), row.stamp)
         if self._trusting:  # whoever has indexed the shards may have put the index files beside them, too
             with suppress(OSError, ValueError):
-                data = _small(blobs.blob(blob.place + ".index"))
+                data = _small(addresses.blob(blob.place + ".index"))
                 index = tars.unpacked(data, row.stamp)
-                self._write(data, *_places(blob))
+                written(data, *places(blob))
                 return index
-        noted, index = _walked(blob, row.stamp, self.chunks)
+        noted, index = walk_and_write(blob, row.stamp, self.chunks)
         if not noted.lasting:
             raise noted.faults[0]
         return index
@@ -265,22 +242,22 @@ class Store:
                 return [(Local(str(file)), None) for file in sorted(path.glob("sa_*.tar"))], {}, False
             try:
                 with path.open("rb") as stream:
-                    head = stream.read(len(HEADER))
+                    head = stream.read(len(addresses.HEADER))
             except FileNotFoundError:
                 raise FileNotFoundError(f"there is no folder or tar {self.root}") from None
-            if head != HEADER.encode():
+            if head != addresses.HEADER.encode():
                 return [(Local(str(path)), None)], {}, False
-            return [(blob, None) for blob in links(path.read_text())], {}, False
+            return [(blob, None) for blob in addresses.links(path.read_text())], {}, False
         where = self.root.partition("?")[0]
         if where.endswith(".tar"):
-            return [(blobs.blob(self.root), None)], {}, False
+            return [(addresses.blob(self.root), None)], {}, False
         if where.endswith((".txt", ".tsv")):
-            return [(blob, None) for blob in links(_small(blobs.blob(self.root)).decode())], {}, False
+            return [(blob, None) for blob in addresses.links(_small(addresses.blob(self.root)).decode())], {}, False
         with suppress(FileNotFoundError, ValueError):  # a store that may not be listed refuses what is not there
-            rows = manifest.parse(_small(blobs.blob(f"{self.root.rstrip('/')}/{manifest.FILE}")))
-            found = [(blobs.blob(f"{self.root.rstrip('/')}/{name}"), None) for name in sorted(rows)]
+            rows = manifest.parse(_small(addresses.blob(f"{self.root.rstrip('/')}/{manifest.FILE}")))
+            found = [(addresses.blob(f"{self.root.rstrip('/')}/{name}"), None) for name in sorted(rows)]
             return [*found], rows, True
-        return blobs.listed(self.root), {}, False
+        return addresses.listed(self.root), {}, False
 
     def _noted(self, stale: list[Blob], jobs: int | None, digest: bool, progress: Report) -> Iterable[Noted]:
         """Index shards, with as many hands as help."""
@@ -288,7 +265,7 @@ class Store:
             return
         local = isinstance(stale[0], Local)
         helpful = os.cpu_count() or 1 if local else 16
-        if local and sum(_looked(blob)[0] for blob in stale) < MANY:
+        if local and sum(looked(blob)[0] for blob in stale) < MANY:
             helpful = 1
         task = partial(note, chunks=self.chunks, digest=digest)
         progress(0, len(stale), "indexing shards")
@@ -305,130 +282,14 @@ class Store:
         return rows
 
     def _manifest_places(self) -> list[Path]:
-        cached = cache.folder() / "manifests" / f"{_short(self.root.partition('?')[0])}.json"
+        cached = cache.folder() / "manifests" / f"{short(self.root.partition('?')[0])}.json"
         path = Path(self.root)
         if self.remote or not path.is_dir():
             return [cached]
         return [path / manifest.FILE, cached]
 
-    @staticmethod
-    def _write(data: bytes, *places: Path) -> None:
-        _written(data, *places)
-
-
-def note(blob: Blob, chunks: Chunks | None = None, digest: bool = False) -> Noted:
-    """Index a shard and write its index file.
-
-    Args:
-        blob: The shard.
-        chunks: A cache to read a remote one through.
-        digest: Compute its sha256, for which all of it is read.
-    """
-    try:
-        stamp = blob.stamp()
-        noted, _ = _walked(blob, stamp, chunks)
-        if digest and noted.lasting:
-            return replace(noted, row=replace(noted.row, sha256=sha256(blob, stamp[0])))
-        return noted
-    except (OSError, Damaged) as error:
-        told = f"the shard cannot be read: {one_line(error)}"
-        fault = error if isinstance(error, Damaged) else Damaged("unreadable", told, "", blob.name)
-        return Noted(Row(blob.name, (0, ""), 0, {"unreadable": 1}), (fault,))
-
-
-def sha256(blob: Blob, size: int) -> str:
-    """Of all bytes of a shard.
-
-    Raises:
-        Damaged: They cannot be had.
-    """
-    if isinstance(blob, Local):
-        with open(blob.url, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    state = hashlib.sha256()
-    for at in range(0, size, 8 << 20):
-        state.update(blob.read(at, min(8 << 20, size - at)))
-    return state.hexdigest()
-
-
-def links(text: str) -> list[Blob]:
-    """The archives of SA-1B's list of links (SAM_SPEC 4), by name.
-
-    Raises:
-        ValueError: It is none; one line that names the line.
-    """
-    head, *lines = text.splitlines()
-    if head.strip() != HEADER:
-        raise ValueError(f"the list of links does not begin with {HEADER!r}")
-    found: dict[str, Blob] = {}
-    for number, line in enumerate(lines, 2):
-        if line.strip():
-            name, tab, link = line.strip().partition("\t")
-            if not tab or not name.endswith(".tar") or "/" in name or not blobs.is_address(link.strip()):
-                raise ValueError(f"line {number} of the list of links is not a name and an address: {line[:60]!r}")
-            found[name] = blobs.blob(link.strip(), name)
-    return [found[name] for name in sorted(found)]
-
-
-def _walked(blob: Blob, stamp: Stamp, chunks: Chunks | None) -> tuple[Noted, Index]:
-    """Index a shard by its headers and write the index file."""
-    if isinstance(blob, Local):
-        index = tars.walked(Path(blob.url))
-    else:
-        index = tars.walk(_Window(blob, stamp, chunks).read, stamp[0], blob.name)
-    row = Row(blob.name, stamp, len(index.ids), dict(Counter(fault.cause for fault in index.faults)))
-    noted = Noted(row, index.faults)
-    if noted.lasting:
-        _written(tars.packed(index, stamp), *_places(blob))
-    return noted, index
-
-
-class _Window:
-    """Reads a remote shard a window at a time: many headers lie beside a JSON, which is short."""
-
-    def __init__(self, blob: Blob, stamp: Stamp, chunks: Chunks | None) -> None:
-        self.blob, self.stamp, self.chunks = blob, stamp, chunks
-        self.at, self.data = 0, b""
-
-    def read(self, at: int, size: int) -> bytes:
-        if not self.at <= at <= at + size <= self.at + len(self.data):
-            wanted = max(0, min(max(size, WINDOW), self.stamp[0] - at))
-            if self.chunks is None:
-                self.data = self.blob.read(at, wanted)
-            else:
-                self.data = self.chunks.read(self.blob, self.stamp, at, wanted)
-            self.at = at
-        return self.data[at - self.at :][:size]
-
-
-def _looked(blob: Blob) -> Stamp:
-    """The stamp of a shard on this machine; one that fits nothing where it cannot be had, as of a link to nowhere."""
-    try:
-        return blob.stamp()
-    except OSError:
-        return -1, 0
-
-
-def _places(blob: Blob) -> list[Path]:
-    """Where the index of a shard may be: beside it, or in the cache."""
-    cached = cache.folder() / "indexes" / f"{_short(blob.known_as)}.index"
-    return [Path(blob.url + ".index"), cached] if isinstance(blob, Local) else [cached]
-
-
-def _written(data: bytes, *places: Path) -> None:
-    """Write a file at the first place where that is possible; one that is not written is made anew next time."""
-    for place in places:
-        with suppress(OSError):
-            with writing(place) as stream:
-                stream.write(data)
-            return
-
-
-def _short(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
-
 
 def _small(blob: Blob) -> bytes:
     """All of a remote file that is known to be small."""
-    assert isinstance(blob, blobs.Web | blobs.Cloud)
+    assert isinstance(blob, Remote)
     return blob.text()

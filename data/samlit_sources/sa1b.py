@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,16 +11,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from samlit import rle
+from samlit import rle, subsets
 from samlit.contracts import Source
 from samlit.faults import Damaged
 from samlit.records import Annotation
 from samlit.store import Store
 from samlit.structures import Sample
 
-__all__ = ["Sa1b", "ranges"]
-
-_ID = re.compile(r"(?:sa_)?(\d{1,18})(?:\.jpg|\.json)?")
+__all__ = ["Sa1b"]
 
 
 class Sa1b(Source):
@@ -60,7 +57,7 @@ class Sa1b(Source):
         self.min_area, self.max_area, self.empty = min_area, max_area, empty
         self._ids = Path(subset).expanduser() if subset and Path(subset).expanduser().is_file() else None
         if subset and self._ids is None:
-            ranges(subset)
+            subsets.ranges(subset)
         self._store = Store(root, cache, cache_size)
         self._chosen: list[npt.NDArray[np.int32]] | None = None
         self._ends: list[int] | None = None
@@ -75,11 +72,11 @@ class Sa1b(Source):
             FileNotFoundError: There is no such folder, tar or list.
             ValueError: There is no shard in it, or no record that can be read.
         """
-        shards = ranges(self.subset) if self.subset and self._ids is None else None
-        self._store.open(progress, None if shards is None else lambda names: _named(names, shards, self.root))
+        shards = subsets.ranges(self.subset) if self.subset and self._ids is None else None
+        self._store.open(progress, None if shards is None else lambda names: subsets.chosen(names, shards, self.root))
         counts = [row.records for row in self._store.rows]
         if self._ids is not None:
-            self._chosen = self._by_id(_read_ids(self._ids), progress)
+            self._chosen = self._by_id(subsets.image_ids(self._ids), progress)
             counts = [len(numbers) for numbers in self._chosen]
         causes: Counter[str] = Counter()
         for row in self._store.rows:
@@ -159,48 +156,3 @@ class Sa1b(Source):
         area = rle.area(annotation.mask) if annotation.area is None else annotation.area
         least, most = (a * (rows * columns if a <= 1 else 1) for a in (self.min_area, self.max_area))
         return least <= area <= most
-
-
-def ranges(text: str) -> list[tuple[str, str]]:
-    """First and last shard of each range of "sa_000000..sa_000019,sa_000100".
-
-    Raises:
-        ValueError: It is none.
-    """
-    found = []
-    for part in text.split(","):
-        ends = [end.strip().removesuffix(".tar") for end in part.split("..")]
-        if len(ends) > 2 or not all(re.fullmatch(r"sa_\w+", end) for end in ends) or ends[0] > ends[-1]:
-            raise ValueError(f"subset {part.strip()!r} is neither a file nor shards like sa_000000..sa_000019")
-        found.append((ends[0], ends[-1]))
-    return found
-
-
-def _named(names: Sequence[str], wanted: list[tuple[str, str]], root: str) -> list[str]:
-    """The shards that are in one of the ranges."""
-    stems = [name.removesuffix(".tar") for name in names]
-    for first, last in wanted:
-        for end in (first, last):
-            if end not in stems:
-                raise ValueError(f"there is no {end}.tar in {root}, which subset asks for")
-        count = sum(first <= stem <= last for stem in stems)
-        if all(end[3:].isdigit() for end in (first, last)) and count != int(last[3:]) - int(first[3:]) + 1:
-            raise ValueError(f"of {first}..{last} only {count} shards are in {root}; fetch the others, or ask for less")
-    return [f"{stem}.tar" for stem in stems if any(first <= stem <= last for first, last in wanted)]
-
-
-def _read_ids(path: Path) -> npt.NDArray[np.int64]:
-    """Image ids of a file, one a line: 123, sa_123 or sa_123.jpg.
-
-    Raises:
-        ValueError: A line is none; it is named.
-    """
-    ids = []
-    with path.open() as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                match = _ID.fullmatch(line.strip())
-                if match is None:
-                    raise ValueError(f"{path}: line {number} is no image id: {line.strip()[:40]!r}")
-                ids.append(int(match[1]))
-    return np.unique(np.array(ids, np.int64))
