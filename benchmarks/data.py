@@ -151,7 +151,18 @@ def compare(path: Path, side: int) -> str:
     )
 
 
-def race(side: int, loaders: dict[str, Iterator[Pair]], rounds: int, images: int) -> Table:
+def fed(rate: float, device_rate: float) -> str:
+    """How many devices one core keeps busy: at the paper's own rate, and at another."""
+    papers = 90_000 * 256 / (256 * 68 * 3600)  # images/s of each of 256 GPUs: 90,000 steps of 256 images in 68 hours
+    return (
+        f"one core of samlit at {rate:.1f} images/s feeds {rate / papers:.0f} devices at the paper's {papers:.3f} images/s "
+        f"each, {rate / device_rate:.1f} at {device_rate:g} images/s"
+    )
+
+
+def race(
+    side: int, loaders: dict[str, Iterator[Pair]], rounds: int, images: int, device_rate: float
+) -> tuple[Table, str]:
     """Time loaders against each other, each with so many images a turn."""
     times: dict[str, list[float]] = {name: [] for name in loaders}
     for loader in loaders.values():
@@ -175,7 +186,7 @@ def race(side: int, loaders: dict[str, Iterator[Pair]], rounds: int, images: int
         ratios = [statistics.median(a / b for a, b in zip(times[peer], found, strict=True)) for peer in peers]
         rates = f"{middle * 1e3:.1f}", f"{1 / middle:.3g}", f"{DRAWN / middle:.3g}"
         table.add_row(name, *rates, *(f"{ratio:.1f}" for ratio in ratios))
-    return table
+    return table, fed(1 / statistics.median(times["samlit"]), device_rate)
 
 
 STARTING = """
@@ -230,7 +241,9 @@ def run(given: argparse.Namespace, folder: Path, console: Console) -> None:
         if litdata is not None:
             loaders["litdata, our decoders"] = chunks(chunked(path, folder / f"chunks-{count}"), side)
         loaders["samlit"] = own(path, side)
-        console.print(race(side, loaders, 1 if given.quick else given.rounds, 2 if given.quick else 8))
+        table, told = race(side, loaders, 1 if given.quick else given.rounds, 2 if given.quick else 8, given.rate)
+        console.print(table)
+        console.print(told, highlight=False)
     with tempfile.TemporaryDirectory(dir=folder) as fresh:
         console.print(starting(Path(fresh), [2, 20] if given.quick else [10, 1000]))
 
@@ -240,6 +253,8 @@ def main() -> None:
     parser.add_argument("--sides", type=int, nargs="+", default=(1024, 256), help="of the frame in pixels")
     parser.add_argument("--rounds", type=int, default=7, help="how often each loader has its turn")
     parser.add_argument("--records", type=int, default=8, help="how many are made, some seconds each")
+    told = "images/s that a device trains on, to say how many one core feeds"
+    parser.add_argument("--rate", type=float, default=12.0, help=told)
     parser.add_argument("--folder", type=Path, help="where they are kept; by default nowhere")
     parser.add_argument("--quick", action="store_true", help="only see that all of it runs")
     given = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Several sources as one, each as often as is wanted (paper section 5, "training data ablation"; SAM_SPEC 2.6)."""
+"""Several sources as one, each as often as is wanted (paper section 7.6; SAM_SPEC 2.6)."""
 
 from __future__ import annotations
 
