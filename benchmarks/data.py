@@ -155,8 +155,8 @@ def fed(rate: float, device_rate: float) -> str:
     """How many devices one core keeps busy: at the paper's own rate, and at another."""
     papers = 90_000 * 256 / (256 * 68 * 3600)  # images/s of each of 256 GPUs: 90,000 steps of 256 images in 68 hours
     return (
-        f"one core of samlit at {rate:.1f} images/s feeds {rate / papers:.0f} devices at the paper's {papers:.3f} images/s "
-        f"each, {rate / device_rate:.1f} at {device_rate:g} images/s"
+        f"one core of samlit at {rate:.1f} images/s feeds {rate / papers:.0f} devices at the paper's {papers:.3f} "
+        f"images/s each, {rate / device_rate:.1f} at {device_rate:g} images/s"
     )
 
 
