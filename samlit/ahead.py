@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
@@ -25,6 +26,10 @@ class Ahead(Generic[K, V]):
 
     def __init__(self, fetch: Callable[[K], V], threads: int = 8, most: int = 64) -> None:
         self.fetch, self.threads, self.most = fetch, threads, most
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._begun: dict[K, Future[V]] = {}
         self._queue: SimpleQueue[tuple[K, Future[V]]] = SimpleQueue()
@@ -32,6 +37,7 @@ class Ahead(Generic[K, V]):
 
     def hint(self, keys: Sequence[K]) -> None:
         """Begin to read what these keys name, in this order, as far as there is room."""
+        self._wake()
         with self._lock:
             wanted = set(keys)
             for key in keys:
@@ -52,15 +58,22 @@ class Ahead(Generic[K, V]):
 
     def take(self, key: K) -> V:
         """What a key names: read already, or now."""
+        self._wake()
         with self._lock:
             future = self._begun.pop(key, None)
         if future is None or future.cancel():  # nobody has begun it yet
             return self.fetch(key)
         return future.result()
 
+    def _wake(self) -> None:
+        """Begin anew in a process that was forked: it has the promises, and not the threads that keep them."""
+        if self._process != os.getpid():
+            self._begin()
+
     def _work(self) -> None:
+        queue = self._queue
         while True:
-            key, future = self._queue.get()
+            key, future = queue.get()
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(self.fetch(key))

@@ -19,8 +19,8 @@ from samlit.tars import Index, Stamp
 
 __all__ = ["Noted", "looked", "note", "places", "sha256", "short", "walk_and_write", "walked", "written"]
 
-WINDOW = 1 << 17
-"""Bytes of a remote shard that are read at a time for its headers."""
+WINDOW = 1 << 14
+"""Bytes of a remote shard that are read at a time for its headers, most of which lie far apart."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,10 @@ class _Window:
 
 
 def looked(blob: Blob) -> Stamp:
-    """The stamp of a shard on this machine; one that fits nothing where it cannot be had, as of a link to nowhere."""
+    """The stamp of a shard; one that fits nothing where it cannot be had, as of a link to nowhere."""
     try:
         return blob.stamp()
-    except OSError:
+    except (OSError, Damaged):
         return -1, 0
 
 

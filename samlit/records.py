@@ -162,7 +162,7 @@ def _annotation(row: Any, size: tuple[int, int]) -> Annotation:
     if sides != list(size):
         raise Damaged("size", f"the mask is of size {str(sides)[:40]}, the image {size[0]}x{size[1]}")
     mask = Rle(size, _want(segmentation, "counts", str))
-    crop = _numbers(row.get("crop_box"), 4)
+    crop, area = _numbers(row.get("crop_box"), 4), row.get("area")
     points = row.get("point_coords")
     point = _numbers(points[0], 2) if isinstance(points, list) and points else None
     return Annotation(
@@ -173,7 +173,7 @@ def _annotation(row: Any, size: tuple[int, int]) -> Annotation:
         crop_box=None if crop is None else (crop[0], crop[1], crop[2], crop[3]),
         point=None if point is None else (point[0], point[1]),
         id=_want(row, "id", int) if "id" in row else None,
-        area=_want(row, "area", float) if "area" in row else None,
+        area=area if type(area) in (int, float) and math.isfinite(area) else None,
     )
 
 

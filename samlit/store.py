@@ -27,10 +27,12 @@ __all__ = ["Store"]
 
 Report = Callable[[int, int, str], None]
 
-OPEN = 128
+OPEN = 64
 """Indexes that are open at once; they are mapped files, so that processes share their memory."""
 MANY = 4 << 30
 """Bytes of shards from which on several processes index them: starting processes takes a second, too."""
+THREADS = 16
+"""Remote shards that are indexed at once: it is mostly waiting."""
 GAP = 1 << 16
 """Bytes between an image and its JSON up to which both are read at once."""
 
@@ -110,14 +112,17 @@ class Store:
         if only is not None:
             chosen = set(only([blob.name for blob, _ in found]))
             found = [(blob, stamp) for blob, stamp in found if blob.name in chosen]
+        if renew and not self._trusting and all(stamp is None for _, stamp in found):
+            asked = [blob for blob, _ in found]
+            stamps = dict(crew.work(looked, asked, jobs or THREADS, threads=True))
+            found = [(blob, stamps[number]) for number, blob in enumerate(asked)]
         rows: dict[str, Row] = {}
         stale: list[Blob] = []
         for blob, stamp in found:
             row = known.get(blob.name)
             if isinstance(blob, Local):
                 stamp = looked(blob)
-            ask = renew and not self._trusting and stamp is None
-            if row is None or ask or (stamp is not None and row.stamp != stamp) or (digest and not row.sha256):
+            if row is None or (stamp is not None and row.stamp != stamp) or (digest and not row.sha256):
                 stale.append(blob)
             else:
                 rows[blob.name] = row
@@ -264,7 +269,7 @@ class Store:
         if not stale:
             return
         local = isinstance(stale[0], Local)
-        helpful = os.cpu_count() or 1 if local else 16
+        helpful = os.cpu_count() or 1 if local else THREADS
         if local and sum(looked(blob)[0] for blob in stale) < MANY:
             helpful = 1
         task = partial(note, chunks=self.chunks, digest=digest)

@@ -199,17 +199,19 @@ def test_ctrl_c_ends_a_check_of_many_processes(tmp_path: Path) -> None:
     script.write_text(
         "import sys, time\n"
         "from samlit import checking, images\n"
-        "images.Encoded.pixels = lambda self: time.sleep(0.5)\n"  # in all processes, for they read this file, too
+        "def slow(self):\n"
+        "    open(sys.argv[1] + '/begun', 'w').close()\n"
+        "    time.sleep(0.5)\n"
+        "images.Encoded.pixels = slow\n"  # in all processes, for they read this file, too
         "if __name__ == '__main__':\n"
-        "    print('begun', flush=True)\n"
         "    checking.main(sys.argv[1:])\n"
     )
     words = [sys.executable, script, tmp_path, "--jobs", "2", "--out", tmp_path / "out.jsonl"]
     pipe = subprocess.PIPE
     running = subprocess.Popen(words, stderr=pipe, stdout=pipe, text=True, start_new_session=True)
-    assert running.stdout is not None
-    assert running.stdout.readline() == "begun\n"
-    time.sleep(3)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does
     begun = time.monotonic()
     said, errors = running.communicate(timeout=60)

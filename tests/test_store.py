@@ -287,6 +287,10 @@ def test_a_remote_shard_that_has_become_another_is_told(server: Server, folder: 
     there = Store(server.url + "/set")
     there.open(renew=True)
     assert keys(there)[0] == ["sa_60", "sa_61", "sa_62"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tars, "walk", refuse_to_walk)
+        there.open(renew=True)  # they are asked for, and not read again
+    assert keys(there)[0] == ["sa_60", "sa_61", "sa_62"]
 
 
 def test_a_remote_shard_that_cannot_be_had(server: Server, folder: Path, tmp_path: Path) -> None:
@@ -367,6 +371,19 @@ def test_reading_ahead_is_bounded_and_raises_where_it_is_taken() -> None:
     assert [ahead.take(key) for key in (20, 21, 22)] == [400, 441, 484]
     assert begun.count(20) == begun.count(22) == 1
     assert len(ahead._begun) <= 4
+
+
+def test_a_fork_of_one_that_reads_ahead_waits_for_nobody(tmp_path: Path) -> None:
+    code = (
+        "import os, time\nfrom samlit.ahead import Ahead\n"
+        "ahead = Ahead(lambda key: time.sleep(0.5) or key, 2, 4)\n"
+        "ahead.hint([1, 2])\ntime.sleep(0.1)\n"
+        "child = os.fork()\n"
+        "if child == 0:\n    ahead.hint([1, 3])\n    os._exit(ahead.take(1) + ahead.take(3) + ahead.take(2))\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
+    assert ran.stdout == "6\n"
 
 
 # The cache

@@ -76,6 +76,26 @@ def test_every_kind_of_tar_and_long_names(form: int) -> None:
     assert whole[at : at + size] == data(names[1])
 
 
+@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_the_standard_library_finds_the_same(draw: Any) -> None:
+    stems = draw.draw(st.lists(st.integers(0, 10**12), unique=True, max_size=8))
+    folder = draw.draw(
+        st.sampled_from(["", "./", "sa_000020/", "ä/ö/", "x" * 90 + "/", "y" * 120 + "/" + "z" * 120 + "/"])
+    )
+    form = draw.draw(st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))
+    names = draw.draw(st.permutations([f"{folder}sa_{stem}.{ending}" for stem in stems for ending in ("jpg", "json")]))
+    whole = pack(names, form, mtime=draw.draw(st.sampled_from([0, 7.25])) if form == tarfile.PAX_FORMAT else 0)
+    index = walk(whole)
+    with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
+        theirs = {member.name.rpartition("/")[2]: (member.offset_data, member.size) for member in tar}
+    ours = {}
+    for number, (at, size, text_at, text_size) in zip(index.ids.tolist(), index.spans.tolist(), strict=True):
+        ours |= {f"sa_{number}.jpg": (at, size), f"sa_{number}.json": (text_at, text_size)}
+    assert ours == theirs
+    assert index.faults == ()
+
+
 def test_a_size_in_an_extended_header_counts() -> None:
     whole = bytearray(pack(["x"]))
     body = b"0" * 700

@@ -22,9 +22,10 @@ __all__ = ["Sa1b"]
 
 
 class Sa1b(Source):
-    """SA-1B, or other shards in its layout: a folder or a tar, here or remote, or SA-1B's list of links.
+    """SA-1B, or other shards in its layout: a folder of sa_*.tar, one tar, or a list of links.
 
-    Masks are chosen by the numbers that their JSON states, before any of them is read.
+    Shards may be remote; they are read by ranges then. Masks are chosen by the numbers that their JSON states, before
+    any of them is read.
 
     Args:
         root: A folder or a tar, as a path or an address of http, https, s3, gs or hf; or SA-1B's list of links.
