@@ -39,7 +39,7 @@ from torch.nn import functional as F
 from samlit import frames
 from samlit.augment import Augment
 from samlit.loader import Loader
-from samlit.records import parse
+from samlit.shards.records import parse
 from samlit.structures import Batch, Sample
 from samlit_sources.sa1b import Sa1b
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from samlit import rle
-from samlit.records import Annotation, Record
-from samlit.shards import write
+from samlit.shards.records import Annotation, Record
+from samlit.shards.writing import write
 
 SIZE = 1500, 2250
 MASKS = 100

@@ -11,11 +11,11 @@ from typing import Any
 import fsspec
 import pytest
 
-from samlit import addresses, blobs, web
-from samlit.blobs import Local
-from samlit.cloud import Cloud
 from samlit.faults import Damaged
-from samlit.web import Web
+from samlit.shards import addresses, blobs, web
+from samlit.shards.blobs import Local
+from samlit.shards.cloud import Cloud
+from samlit.shards.web import Web
 from tests.serving import Server, serving
 
 BODY = bytes(range(251)) * 4000

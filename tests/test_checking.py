@@ -18,11 +18,12 @@ import cv2
 import numpy as np
 import pytest
 
-from samlit import blobs, checking, download, getting, indexing, manifest, rle, shards
+from samlit import download, rle
 from samlit.errors import SamlitError, UsageError
-from samlit.records import Annotation, Record
 from samlit.rle import Rle
-from samlit.store import Store
+from samlit.shards import blobs, checking, getting, indexing, manifest, writing
+from samlit.shards.records import Annotation, Record
+from samlit.shards.store import Store
 from tests.serving import Server, serving
 
 
@@ -45,8 +46,8 @@ def record(number: int) -> Record:
 def folder(tmp_path: Path) -> Path:
     place = tmp_path / "shards"
     place.mkdir()
-    shards.write(place / "sa_000000.tar", map(record, range(3)))
-    shards.write(place / "sa_000001.tar", map(record, range(3, 7)))
+    writing.write(place / "sa_000000.tar", map(record, range(3)))
+    writing.write(place / "sa_000001.tar", map(record, range(3, 7)))
     return place
 
 
@@ -121,7 +122,7 @@ def test_every_fault_is_a_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     whole = (folder / "sa_000000.tar").read_bytes()
     empty = Record(8, (24, 32), record(8).jpeg, ())
     broken = Record(9, (24, 32), record(9).jpeg, (Annotation(Rle((24, 32), rle.encode(np.ones((24, 32))).counts)),))
-    shards.write(folder / "sa_000002.tar", [empty, broken])
+    writing.write(folder / "sa_000002.tar", [empty, broken])
     counts = broken.annotations[0].mask.counts.encode()
     repack(folder / "sa_000002.tar", lambda name, data: data.replace(b'"counts":"' + counts, b'"counts":"05'))
     (folder / "sa_000003.tar").write_bytes(whole[: len(whole) // 2])
@@ -148,7 +149,7 @@ def test_every_fault_is_a_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 def test_images_without_masks_are_no_damage(tmp_path: Path) -> None:
-    shards.write(tmp_path / "sa_000000.tar", [Record(8, (24, 32), record(8).jpeg, ())])
+    writing.write(tmp_path / "sa_000000.tar", [Record(8, (24, 32), record(8).jpeg, ())])
     assert checking.main([str(tmp_path)]) == 0
 
 
@@ -194,11 +195,11 @@ def test_what_was_found_before_an_interrupt_is_written(
 
 
 def test_ctrl_c_ends_a_check_of_many_processes(tmp_path: Path) -> None:
-    shards.write(tmp_path / "sa_000000.tar", map(record, range(300)))
+    writing.write(tmp_path / "sa_000000.tar", map(record, range(300)))
     script = tmp_path / "script.py"
     script.write_text(
         "import sys, time\n"
-        "from samlit import checking, images\n"
+        "from samlit import images\nfrom samlit.shards import checking\n"
         "def slow(self):\n"
         "    open(sys.argv[1] + '/begun', 'w').close()\n"
         "    time.sleep(0.5)\n"

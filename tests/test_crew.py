@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from samlit import crew
+from samlit.shards import crew
 
 
 def test_processes_threads_or_this_one() -> None:
@@ -31,7 +31,7 @@ def test_an_error_ends_it() -> None:
 
 def test_a_script_that_cannot_be_spawned_from(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text("from samlit import crew\nprint(sorted(crew.work(len, ['a', 'bb', 'ccc'], 2)))\n")
+    script.write_text("from samlit.shards import crew\nprint(sorted(crew.work(len, ['a', 'bb', 'ccc'], 2)))\n")
     ran = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
     assert ran.stdout.strip().endswith("[(0, 1), (1, 2), (2, 3)]")
     assert ran.returncode == 0

@@ -14,6 +14,7 @@ import tarfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samlit import cli, conversion, making, rle, sharding
+from samlit import cli, rle
 from samlit.contracts import Source
 from samlit.errors import SamlitError
 from samlit.faults import Damaged
 from samlit.images import Encoded
 from samlit.rle import Rle
+from samlit.shards import command, conversion, making, manifest
 from samlit.structures import Sample
 from samlit_sources.bsds import Bsds
 from samlit_sources.coco import Coco
@@ -297,13 +299,10 @@ def test_an_error_that_is_no_damage_ends_it(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.tar")) + list(tmp_path.glob(".sa_*"))
 
 
-def test_shards_are_entered_in_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entered: list[tuple[Path, dict[str, str]]] = []
-    other = type(sys)("samlit.manifest")
-    other.update = lambda folder, names: entered.append((folder, names))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "samlit.manifest", other)
+def test_shards_are_entered_in_the_manifest(tmp_path: Path) -> None:
     make(Broken(), tmp_path, per_shard=2, max_damaged=1)
-    assert entered == [(tmp_path, hashes(tmp_path))]
+    rows = manifest.parse((tmp_path / manifest.FILE).read_bytes())
+    assert {name: row.sha256 for name, row in rows.items()} == hashes(tmp_path)
 
 
 # There and back
@@ -398,15 +397,15 @@ def test_usage_errors_are_one_line(words: str, says: str, capsys: pytest.Capture
 def test_the_commands_of_shards(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["shards"]) == 0
     out = capsys.readouterr().out
-    assert all(f"\n  {name} " in out for name in sharding.COMMANDS)
+    assert all(f"\n  {name} " in out for name in command.COMMANDS)
     assert cli.main(["shards", "mke"]) == 2
     assert "did you mean 'make'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", sharding.COMMANDS)
+@pytest.mark.parametrize("name", command.COMMANDS)
 def test_a_command_of_shards_is_there(name: str) -> None:
-    module, _, function = sharding.COMMANDS[name][0].partition(":")
-    assert callable(getattr(pytest.importorskip(module, exc_type=ModuleNotFoundError), function))
+    module, _, function = command.COMMANDS[name][0].partition(":")
+    assert callable(getattr(import_module(module), function))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent to a group of processes")

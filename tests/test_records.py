@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 from samlit import frames, rle
 from samlit.augment import Augment
 from samlit.faults import Damaged
-from samlit.records import Annotation, Record, parse
+from samlit.shards.records import Annotation, Record, parse
 from samlit.structures import Sample
 
 SIZE = (40, 56)
@@ -40,7 +42,7 @@ def test_a_record_comes_back():
     whole = record()
     found = parse(7, whole.jpeg, whole.text())
     assert [a.mask for a in found.annotations] == [a.mask for a in whole.annotations]
-    found.prove()
+    assert found.flaws() == []
 
 
 @pytest.mark.parametrize(
@@ -49,9 +51,9 @@ def test_a_record_comes_back():
 )
 def test_a_bad_string_is_found_when_it_is_drawn(counts, message):
     found = broken(counts)
-    with pytest.raises(Damaged, match=rf"^sa_7: annotation 1: {message}[^\n]*$") as caught:
-        found.prove()
-    assert caught.value.cause == "rle"
+    (flaw,) = found.flaws()
+    assert re.fullmatch(rf"annotation 1: {message}[^\n]*", str(flaw))
+    assert flaw.cause == "rle"
     for draw in (
         lambda: frames.frame(sample(found), 16),
         lambda: Augment().frame(sample(found), 16, 3, np.random.default_rng(0)),
@@ -100,6 +102,8 @@ def test_what_is_no_json_has_its_cause(text):
 
 def test_a_record_with_a_broken_image_is_not_sound():
     whole = record()
-    with pytest.raises(Damaged, match=r"^sa_7: the image cannot be decoded: [^\n]*$") as caught:
-        parse(7, whole.jpeg[:-2], whole.text()).prove()
-    assert caught.value.cause == "image"
+    (flaw,) = parse(7, whole.jpeg[:-2], whole.text()).flaws()
+    assert re.fullmatch(r"the image cannot be decoded: [^\n]*", str(flaw))
+    assert flaw.cause == "image"
+    both = broken("05")
+    assert [flaw.cause for flaw in replace(both, jpeg=both.jpeg[:-2]).flaws()] == ["image", "rle"]

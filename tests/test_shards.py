@@ -18,10 +18,11 @@ import pytest
 from PIL import Image
 from webdataset import WebDataset
 
-from samlit import rle, shards
-from samlit.records import Annotation, Record
+from samlit import rle
 from samlit.rle import Rle
-from samlit.store import Store
+from samlit.shards import writing
+from samlit.shards.records import Annotation, Record
+from samlit.shards.store import Store
 
 SIZE = (40, 56)
 
@@ -46,7 +47,7 @@ def record(number: int, **about: Any) -> Record:
 
 
 def shard(path: Path, numbers: range = range(5)) -> Path:
-    shards.write(path, map(record, numbers))
+    writing.write(path, map(record, numbers))
     return path
 
 
@@ -83,7 +84,7 @@ def changed(path: Path, **changes: Any) -> Path:
 
 def test_layout_is_that_of_sa1b(tmp_path: Path) -> None:
     about = {"phrase": "the red cart", "predicted_iou": 0.9, "stability_score": 0.97, "point": (7.25, 11.5), "id": 99}
-    shards.write(tmp_path / "sa_000000.tar", [record(17, crop_box=(1, 2, 30, 20), **about)])
+    writing.write(tmp_path / "sa_000000.tar", [record(17, crop_box=(1, 2, 30, 20), **about)])
     with tarfile.open(tmp_path / "sa_000000.tar") as tar:
         assert tar.getnames() == ["sa_17.jpg", "sa_17.json"]
         stored = json.load(tar.extractfile("sa_17.json"))  # type: ignore[arg-type]
@@ -109,7 +110,7 @@ def test_layout_is_that_of_sa1b(tmp_path: Path) -> None:
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     whole = {"phrase": "a thing", "predicted_iou": 0.5, "stability_score": 0.25, "crop_box": (0, 1, 5, 6), "id": 3}
     written = record(8, point=(1.5, 2.5), **whole)
-    shards.write(tmp_path / "sa_000000.tar", [written])
+    writing.write(tmp_path / "sa_000000.tar", [written])
     read = opened(tmp_path / "sa_000000.tar").record(0, 0)
     assert read.key == "sa_8"
     assert read.jpeg == written.jpeg
@@ -137,20 +138,20 @@ def test_error_in_mid_write_leaves_nothing(tmp_path: Path) -> None:
         raise RuntimeError("power cut")
 
     with pytest.raises(RuntimeError, match="power cut"):
-        shards.write(tmp_path / "sa_000000.tar", records())
+        writing.write(tmp_path / "sa_000000.tar", records())
     assert list(tmp_path.iterdir()) == []
     old = shard(tmp_path / "sa_000000.tar").read_bytes()
     with pytest.raises(RuntimeError, match="power cut"):
-        shards.write(tmp_path / "sa_000000.tar", records())
+        writing.write(tmp_path / "sa_000000.tar", records())
     assert (tmp_path / "sa_000000.tar").read_bytes() == old
 
 
 def test_writer_refuses(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="sa_1 comes twice"):
-        shards.write(tmp_path / "a.tar", [record(1), record(1)])
+        writing.write(tmp_path / "a.tar", [record(1), record(1)])
     wrong = Record(1, (9, 9), jpeg((9, 9)), record(1).annotations)
     with pytest.raises(ValueError, match="not of the image's size"):
-        shards.write(tmp_path / "a.tar", [wrong])
+        writing.write(tmp_path / "a.tar", [wrong])
 
 
 # Reading

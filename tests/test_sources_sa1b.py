@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from samlit import rle, shards
+from samlit import rle
 from samlit.contracts import Source
 from samlit.faults import Damaged
-from samlit.records import Annotation, Record
+from samlit.shards import writing
+from samlit.shards.records import Annotation, Record
 from samlit_sources.sa1b import Sa1b
 from tests.serving import serving
 
@@ -43,10 +44,10 @@ def record(number: int, phrase: str = "") -> Record:
 def folder(tmp_path: Path) -> Path:
     place = tmp_path / "shards"
     place.mkdir()
-    shards.write(place / "sa_000001.tar", [record(30), record(7)])
-    shards.write(place / "sa_000000.tar", [record(5), record(3), record(4)])
-    shards.write(place / "sa_000002.tar", [])
-    shards.write(place / "sa_000003.tar", [record(9)])
+    writing.write(place / "sa_000001.tar", [record(30), record(7)])
+    writing.write(place / "sa_000000.tar", [record(5), record(3), record(4)])
+    writing.write(place / "sa_000002.tar", [])
+    writing.write(place / "sa_000003.tar", [record(9)])
     return place
 
 
@@ -72,7 +73,7 @@ def test_one_tar(folder: Path) -> None:
 
 
 def test_phrases_are_all_or_none(tmp_path: Path) -> None:
-    shards.write(tmp_path / "sa_000000.tar", [record(1, "the red cart"), record(2)])
+    writing.write(tmp_path / "sa_000000.tar", [record(1, "the red cart"), record(2)])
     source = Sa1b(str(tmp_path))
     assert source[0].phrases == ("the red cart", "")
     assert source[1].phrases == ()
@@ -123,7 +124,7 @@ def test_where_no_record_is_left_it_says_why(tmp_path: Path) -> None:
 
 def test_a_damaged_image_is_named(folder: Path) -> None:
     broken = Record(8, (24, 32), record(8).jpeg[:60], record(8).annotations)
-    shards.write(folder / "sa_000004.tar", [broken])
+    writing.write(folder / "sa_000004.tar", [broken])
     source = Sa1b(str(folder))
     with pytest.raises(ValueError, match=r"^sa_000004\.tar: sa_8: the image cannot be decoded: [^\n]+$"):
         source[6].pixels()
@@ -202,7 +203,7 @@ def test_masks_are_chosen_by_what_is_stated_of_them(tmp_path: Path) -> None:
         {"pixels": 100, "predicted_iou": 0.99, "stability_score": 0.95, "phrase": "b"},
         {"pixels": 700, "predicted_iou": 0.88, "stability_score": 0.99, "phrase": "c"},
     ]
-    shards.write(tmp_path / "sa_000000.tar", [scored(1, *rows)])
+    writing.write(tmp_path / "sa_000000.tar", [scored(1, *rows)])
 
     def kept(**limits: float) -> str:
         sample = Sa1b(str(tmp_path), **limits)[0]  # type: ignore[arg-type]
@@ -223,14 +224,14 @@ def test_masks_are_chosen_by_what_is_stated_of_them(tmp_path: Path) -> None:
 
 
 def test_filters_read_no_string(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shards.write(tmp_path / "sa_000000.tar", [record(1)])
+    writing.write(tmp_path / "sa_000000.tar", [record(1)])
     source = Sa1b(str(tmp_path), min_area=5, max_area=0.9, min_stability=0.1)
     monkeypatch.setattr(rle, "area", None)
     assert len(source[0].masks) == 1  # the second one is stated to have no pixel
 
 
 def test_images_without_a_mask(tmp_path: Path) -> None:
-    shards.write(tmp_path / "sa_000000.tar", [Record(1, (24, 32), record(1).jpeg, ()), record(2)])
+    writing.write(tmp_path / "sa_000000.tar", [Record(1, (24, 32), record(1).jpeg, ()), record(2)])
     with pytest.raises(Damaged, match=r"^sa_000000\.tar: sa_1: the image has no mask$") as caught:
         Sa1b(str(tmp_path))[0]
     assert caught.value.cause == "empty"

@@ -18,7 +18,7 @@ import pytest
 
 from samlit import rle
 from samlit.contracts import Source
-from samlit.records import Record
+from samlit.shards.records import Record
 from samlit_sources import _phrases, _scenes, shapes
 from samlit_sources._phrases import Seen
 from samlit_sources._scenes import Lot

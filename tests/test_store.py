@@ -18,13 +18,14 @@ import fsspec
 import numpy as np
 import pytest
 
-from samlit import blobs, chunks, manifest, noting, rle, shards, store, tars
-from samlit.ahead import Ahead
-from samlit.chunks import parse_size
+from samlit import rle
 from samlit.faults import Damaged
-from samlit.manifest import Row
-from samlit.records import Annotation, Record
-from samlit.store import Store
+from samlit.shards import blobs, chunks, manifest, noting, store, tars, writing
+from samlit.shards.ahead import Ahead
+from samlit.shards.chunks import parse_size
+from samlit.shards.manifest import Row
+from samlit.shards.records import Annotation, Record
+from samlit.shards.store import Store
 from tests.serving import Server, serving
 
 
@@ -49,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
     place = tmp_path / "shards"
     place.mkdir()
     for number, keys in enumerate(KEYS):
-        shards.write(place / f"sa_00000{number}.tar", [record(int(key[3:])) for key in keys])
+        writing.write(place / f"sa_00000{number}.tar", [record(int(key[3:])) for key in keys])
     return place
 
 
@@ -89,8 +90,8 @@ def test_what_has_changed_is_indexed_again_and_nothing_else(folder: Path, monkey
     walked: list[str] = []
     real = tars.walk
     monkeypatch.setattr(tars, "walk", lambda read, size, name: walked.append(name) or real(read, size, name))
-    shards.write(folder / "sa_000001.tar", [record(8)])
-    shards.write(folder / "sa_000003.tar", [record(9)])
+    writing.write(folder / "sa_000001.tar", [record(8)])
+    writing.write(folder / "sa_000003.tar", [record(9)])
     (folder / "sa_000002.tar").unlink()
     assert keys(opened(folder)) == [KEYS[0], ["sa_8"], ["sa_9"]]
     assert walked == ["sa_000001.tar", "sa_000003.tar"]
@@ -150,7 +151,7 @@ def test_whoever_writes_shards_enters_them(folder: Path, monkeypatch: pytest.Mon
 
 def test_some_of_the_shards_leave_the_others_known(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened(folder)
-    shards.write(folder / "sa_000001.tar", [record(8)])
+    writing.write(folder / "sa_000001.tar", [record(8)])
     part = Store(str(folder))
     part.open(only=lambda names: [name for name in names if "1" in name])
     assert keys(part) == [["sa_8"]]
@@ -160,7 +161,7 @@ def test_some_of_the_shards_leave_the_others_known(folder: Path, monkeypatch: py
 
 def test_a_shard_that_is_replaced_while_it_is_read_is_told(folder: Path) -> None:
     there = opened(folder)
-    shards.write(folder / "sa_000001.tar", [record(8), record(9)])
+    writing.write(folder / "sa_000001.tar", [record(8), record(9)])
     with pytest.raises(Damaged, match=r"^sa_000001\.tar: .*not the one that was indexed") as caught:
         there.record(1, 0)
     assert caught.value.cause == "changed"
@@ -223,7 +224,7 @@ def test_no_more_indexes_are_open_than_are_in_use(folder: Path, monkeypatch: pyt
 
 def test_records_whose_files_lie_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "GAP", 10)
-    shards.write(tmp_path / "sa_000000.tar", [record(1), record(2)])
+    writing.write(tmp_path / "sa_000000.tar", [record(1), record(2)])
     there = opened(tmp_path)
     jpeg, text = there.files(0, 1)
     assert (jpeg, text) == (record(2).jpeg, record(2).text())
@@ -278,7 +279,7 @@ def test_a_manifest_at_the_root_is_trusted(folder: Path, monkeypatch: pytest.Mon
 def test_a_remote_shard_that_has_become_another_is_told(server: Server, folder: Path) -> None:
     opened(server.url + "/set")
     other = folder.parent / "other.tar"
-    shards.write(other, [record(number) for number in (60, 61, 62)])
+    writing.write(other, [record(number) for number in (60, 61, 62)])
     server.files["/set/sa_000000.tar"] = other.read_bytes()
     there = opened(server.url + "/set")
     with pytest.raises(Damaged, match=r"^sa_000000\.tar: sa_5: "):
@@ -375,7 +376,7 @@ def test_reading_ahead_is_bounded_and_raises_where_it_is_taken() -> None:
 
 def test_a_fork_of_one_that_reads_ahead_waits_for_nobody(tmp_path: Path) -> None:
     code = (
-        "import os, time\nfrom samlit.ahead import Ahead\n"
+        "import os, time\nfrom samlit.shards.ahead import Ahead\n"
         "ahead = Ahead(lambda key: time.sleep(0.5) or key, 2, 4)\n"
         "ahead.hint([1, 2])\ntime.sleep(0.1)\n"
         "child = os.fork()\n"
@@ -436,7 +437,7 @@ def test_the_cache_removes_what_was_used_least_recently(server: Server, tmp_path
 def test_many_processes_share_a_cache(server: Server, tmp_path: Path) -> None:
     opened(server.url + "/set")
     code = (
-        "import sys; from samlit import chunks; from samlit.store import Store\n"
+        "import sys; from samlit.shards import chunks; from samlit.shards.store import Store\n"
         "chunks.CHUNK = 4096\n"
         "s = Store(sys.argv[1], cache=sys.argv[2]); s.open()\n"
         "print(*(s.record(w, n).key for w, r in enumerate(s.rows) for n in range(r.records)))\n"

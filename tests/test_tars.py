@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from samlit import tars
-from samlit.tars import Index
+from samlit.shards import tars
+from samlit.shards.tars import Index
 
 
 def data(name: str) -> bytes:

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from samlit import records, rle
+from samlit import rle
+from samlit.shards import records
 from samlit_sources._canvas import OVERSAMPLING, Canvas, Material
 from samlit_sources._families import COMPOSITES, SMALL, STURDY, Part
 from samlit_sources._patterns import Color

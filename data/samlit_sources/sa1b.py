@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from samlit import rle, subsets
+from samlit import rle
 from samlit.contracts import Source
 from samlit.faults import Damaged
-from samlit.records import Annotation
-from samlit.store import Store
+from samlit.shards import subsets
+from samlit.shards.records import Annotation
+from samlit.shards.store import Store
 from samlit.structures import Sample
 
 __all__ = ["Sa1b"]

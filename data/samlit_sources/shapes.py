@@ -15,8 +15,8 @@ from typing import Literal
 from samlit import cache
 from samlit.atomic import writing
 from samlit.contracts import Source
-from samlit.records import Record
-from samlit.shards import write
+from samlit.shards.records import Record
+from samlit.shards.writing import write
 from samlit.structures import Sample
 from samlit_sources import _scenes
 from samlit_sources._scenes import Lot
@@ -167,8 +167,11 @@ class Shapes(Source):
             if not path.exists():
                 raise FileNotFoundError(f"there is no {path}: the scenes are not drawn yet, call prepare() first")
         self._claim(folder)
-        reader = Sa1b(str(folder))
+        reader = Sa1b(str(folder), empty=True)
         reader.prepare()
+        if len(reader) != self.count:
+            why = "; ".join(map(str, reader.faults()[:1])) or f"it has {len(reader)} scenes, not {self.count}"
+            raise ValueError(f"{folder} is damaged ({why}): remove it, and the scenes are drawn again")
         return reader
 
 

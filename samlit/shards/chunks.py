@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from samlit.atomic import writing
-from samlit.blobs import Blob
-from samlit.tars import Stamp
+from samlit.shards.blobs import Blob
+from samlit.shards.tars import Stamp
 
 __all__ = ["Chunks", "parse_size"]
 

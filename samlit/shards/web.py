@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from samlit import blobs
-from samlit.blobs import FinalError, Remote, persistent
 from samlit.faults import Damaged
-from samlit.tars import Stamp
+from samlit.shards import blobs
+from samlit.shards.blobs import FinalError, Remote, persistent
+from samlit.shards.tars import Stamp
 
 __all__ = ["Web"]
 

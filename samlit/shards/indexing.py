@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from samlit.errors import ArgumentParser, UsageError
-from samlit.manifest import Row
+from samlit.shards.manifest import Row
 
 __all__ = ["main"]
 
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--jobs is at least 1, not {options.jobs}")
 
     from samlit.progress import bar
-    from samlit.store import Store
+    from samlit.shards.store import Store
 
     store = Store(options.root)
     with bar() as progress:

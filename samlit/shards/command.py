@@ -10,10 +10,10 @@ from samlit.errors import UsageError, did_you_mean
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
-    "make": ("samlit.making:main", "shards of any source: SOURCE:PATH ... --out DIR"),
-    "check": ("samlit.checking:main", "read all of them and list what is damaged"),
-    "index": ("samlit.indexing:main", "note where every record lies, once, so that reading begins at once"),
-    "get": ("samlit.getting:main", "fetch SA-1B's archives from its list of links"),
+    "make": ("samlit.shards.making:main", "shards of any source: SOURCE:PATH ... --out DIR"),
+    "check": ("samlit.shards.checking:main", "read all of them and list what is damaged"),
+    "index": ("samlit.shards.indexing:main", "note where every record lies, once, so that reading begins at once"),
+    "get": ("samlit.shards.getting:main", "fetch SA-1B's archives from its list of links"),
 }
 
 

@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from urllib.parse import urljoin
 
-from samlit import cloud
-from samlit.blobs import Blob, Local
-from samlit.cloud import Cloud
-from samlit.tars import Stamp
-from samlit.web import Web
+from samlit.shards import cloud
+from samlit.shards.blobs import Blob, Local
+from samlit.shards.cloud import Cloud
+from samlit.shards.tars import Stamp
+from samlit.shards.web import Web
 
 __all__ = ["HEADER", "blob", "is_address", "links", "listed"]
 

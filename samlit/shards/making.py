@@ -22,7 +22,7 @@ from samlit.errors import ArgumentParser, SamlitError, UsageError
 
 if TYPE_CHECKING:
     from samlit.contracts import Source
-    from samlit.conversion import Maker
+    from samlit.shards.conversion import Maker
 
 __all__ = ["main", "make"]
 
@@ -134,7 +134,8 @@ def make(
     Raises:
         SamlitError: The folder is for something else or in use, too much is damaged, or a process is lost.
     """
-    from samlit.conversion import Maker
+    from samlit.shards import manifest
+    from samlit.shards.conversion import Maker
 
     source.prepare(progress)
     maker = Maker(source, folder, per_shard, quality, long_side)
@@ -143,7 +144,7 @@ def make(
     # What a source could not even number is left out as well.
     faults = [
         {"shard": fault.shard, "key": fault.key, "cause": fault.cause, "message": fault.message}
-        for fault in getattr(source, "faults", tuple)()
+        for fault in source.faults()
     ]
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
@@ -171,7 +172,7 @@ def make(
         note()
         _run(maker, missing, jobs, note, progress)
         note()
-        _list(folder, {name: shard["sha256"] for name, shard in shards.items() if shard["images"]})
+        manifest.update(folder, {name: shard["sha256"] for name, shard in shards.items() if shard["images"]})
     return [shards[name] for name in sorted(shards)]
 
 
@@ -198,7 +199,7 @@ def _run(maker: Maker, missing: list[int], jobs: int, note: Callable[[dict[str, 
 
 def _made(maker: Maker, missing: list[int], jobs: int, report: Callable[[int], None]) -> Iterator[dict[str, Any]]:
     """Make shards in a pool of processes; on the way out, also by an error or Ctrl-C, all of them are ended."""
-    from samlit import conversion
+    from samlit.shards import conversion
 
     # Spawned, not forked: a fork of a process with threads (torch has some) may hang.
     context = multiprocessing.get_context("spawn")
@@ -332,15 +333,6 @@ def _quarantine(folder: Path, left_out: list[dict[str, str]]) -> None:
         atomic.write(folder / QUARANTINE, "".join(json.dumps(row) + "\n" for row in left_out))
     else:
         (folder / QUARANTINE).unlink(missing_ok=True)
-
-
-def _list(folder: Path, hashes: dict[str, str]) -> None:
-    """Enter the shards in the folder's manifest."""
-    try:
-        from samlit.manifest import update  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        return
-    update(folder, hashes)
 
 
 def _print_table(shards: list[dict[str, Any]], folder: Path, quality: int) -> None:

@@ -8,14 +8,15 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from samlit import cache, tars
+from samlit import cache
 from samlit.atomic import writing
-from samlit.blobs import Blob, Local
-from samlit.chunks import Chunks
 from samlit.errors import one_line
 from samlit.faults import Damaged
-from samlit.manifest import Row
-from samlit.tars import Index, Stamp
+from samlit.shards import tars
+from samlit.shards.blobs import Blob, Local
+from samlit.shards.chunks import Chunks
+from samlit.shards.manifest import Row
+from samlit.shards.tars import Index, Stamp
 
 __all__ = ["Noted", "looked", "note", "places", "sha256", "short", "walk_and_write", "walked", "written"]
 

@@ -6,11 +6,11 @@ import threading
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from samlit import manifest, subsets
-from samlit.addresses import links
-from samlit.blobs import Blob
 from samlit.download import Refused, Report, Wanted, bring
 from samlit.errors import ArgumentParser, SamlitError, UsageError
+from samlit.shards import manifest, subsets
+from samlit.shards.addresses import links
+from samlit.shards.blobs import Blob
 
 __all__ = ["get", "main"]
 

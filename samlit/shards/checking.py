@@ -7,22 +7,21 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from samlit import atomic, crew, rle
-from samlit.blobs import Blob
+from samlit import atomic
 from samlit.errors import ArgumentParser, UsageError
 from samlit.faults import CAUSES, Damaged, blaming
-from samlit.manifest import Row
-from samlit.noting import sha256, walked
-from samlit.records import parse
-from samlit.store import Store
-from samlit.tars import Index
+from samlit.shards import crew
+from samlit.shards.blobs import Blob
+from samlit.shards.manifest import Row
+from samlit.shards.noting import sha256, walked
+from samlit.shards.records import parse
+from samlit.shards.store import Store
+from samlit.shards.tars import Index
 
 __all__ = ["Found", "check", "main"]
 
@@ -160,35 +159,16 @@ def _decoded(lot: _Lot) -> list[Damaged]:
     faults: list[Damaged] = []
     for image_id, (at, size, text_at, text_size) in zip(lot.ids.tolist(), lot.spans.tolist(), strict=True):
         key, name = f"sa_{image_id}", lot.blob.name
-
-        def attempt(work: Callable[[], Any], key: str = key, name: str = name) -> Any:
-            try:
-                with blaming(key, name):
-                    return work()
-            except Damaged as error:
-                faults.append(error)
-                return None
-
-        def read(at: int = at, size: int = size, text_at: int = text_at, text_size: int = text_size) -> Any:
-            return lot.blob.read(at, size), lot.blob.read(text_at, text_size)
-
-        if (files := attempt(read)) is None or (record := attempt(partial(parse, image_id, *files))) is None:
+        try:
+            with blaming(key, name):
+                record = parse(image_id, lot.blob.read(at, size), lot.blob.read(text_at, text_size))
+        except Damaged as error:
+            faults.append(error)
             continue
-        attempt(record.image.pixels)
-        attempt(partial(_masks, record.annotations))
+        faults += [Damaged(flaw.cause, flaw.message, key, name) for flaw in record.flaws()]
         if not record.annotations:
             faults.append(Damaged("empty", "the image has no mask", key, name))
     return faults
-
-
-def _masks(annotations: Any) -> None:
-    for number, annotation in enumerate(annotations):
-        try:
-            rle.decode(annotation.mask)
-        except ValueError as error:
-            cause = error.cause if isinstance(error, Damaged) else "rle"
-            told = error.message if isinstance(error, Damaged) else str(error)
-            raise Damaged(cause, f"annotation {number}: {told}") from error
 
 
 def _line(fault: Damaged) -> dict[str, str]:

@@ -13,15 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from samlit import addresses, cache, crew, manifest, tars
-from samlit.ahead import Ahead
-from samlit.blobs import Blob, Local, Remote
-from samlit.chunks import Chunks, parse_size
+from samlit import cache
 from samlit.faults import Damaged, blaming
-from samlit.manifest import Row
-from samlit.noting import Noted, looked, note, places, short, walk_and_write, written
-from samlit.records import Record, parse
-from samlit.tars import Index, Stamp
+from samlit.shards import addresses, crew, manifest, tars
+from samlit.shards.ahead import Ahead
+from samlit.shards.blobs import Blob, Local, Remote
+from samlit.shards.chunks import Chunks, parse_size
+from samlit.shards.manifest import Row
+from samlit.shards.noting import Noted, looked, note, places, short, walk_and_write, written
+from samlit.shards.records import Record, parse
+from samlit.shards.tars import Index, Stamp
 
 __all__ = ["Store"]
 

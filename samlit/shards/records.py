@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from samlit import rle
-from samlit.faults import Damaged, blaming
+from samlit.faults import Damaged
 from samlit.images import Encoded
 from samlit.rle import Rle
 
@@ -74,19 +74,22 @@ class Record:
         """The image, to be decoded when it is known how large it is wanted."""
         return Encoded(self.jpeg, self.size)
 
-    def prove(self) -> None:
-        """Decode the image and read the strings of all masks, which reading a record leaves to whoever needs them.
+    def flaws(self) -> list[Damaged]:
+        """What is wrong with the image and with the masks, which reading a record leaves to whoever needs them.
 
-        Raises:
-            Damaged: One of them is damaged; one line that says how.
+        Of several damaged masks the first is told.
         """
-        with blaming(self.key):
+        found: list[Damaged] = []
+        try:
             self.image.pixels()
-            for number, annotation in enumerate(self.annotations):
-                try:
-                    rle.runs(annotation.mask)
-                except Damaged as error:
-                    raise Damaged(error.cause, f"annotation {number}: {error.message}") from error
+        except Damaged as error:
+            found.append(error)
+        for number, annotation in enumerate(self.annotations):
+            try:
+                rle.runs(annotation.mask)
+            except Damaged as error:
+                return [*found, Damaged(error.cause, f"annotation {number}: {error.message}")]
+        return found
 
     def text(self) -> bytes:
         """The annotations as SA-1B writes them (SAM_SPEC 4)."""
@@ -125,7 +128,7 @@ def _refuse(constant: str) -> NoReturn:
 def parse(image_id: int, jpeg: bytes, text: bytes) -> Record:
     """A record from its two files, the JSON checked.
 
-    The strings of the masks are proved when they are drawn, the image when it is decoded: `Record.prove` does both.
+    The strings of the masks are proved when they are drawn, the image when it is decoded: `Record.flaws` does both.
 
     Raises:
         Damaged: The JSON is damaged, or not of this image; one line that says how.

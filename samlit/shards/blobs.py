@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from samlit.errors import one_line
 from samlit.faults import Damaged
-from samlit.tars import Stamp
+from samlit.shards.tars import Stamp
 
 __all__ = ["Blob", "FinalError", "Local", "Remote", "persistent"]
 

@@ -1,4 +1,4 @@
-"""Shards in SA-1B's own layout, tar files of sa_<id>.jpg and sa_<id>.json, written whole; `samlit.store` reads them."""
+"""Shards in SA-1B's own layout, tar files of sa_<id>.jpg and sa_<id>.json, written whole; `store.py` reads them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from samlit.atomic import writing
-from samlit.records import Record
+from samlit.shards.records import Record
 
 __all__ = ["write"]
 

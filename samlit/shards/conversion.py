@@ -17,9 +17,9 @@ from samlit import frames, rle
 from samlit.contracts import Source
 from samlit.faults import Damaged
 from samlit.images import Encoded
-from samlit.records import Annotation, Record
 from samlit.rle import Rle
-from samlit.shards import write
+from samlit.shards.records import Annotation, Record
+from samlit.shards.writing import write
 from samlit.structures import Sample
 
 __all__ = ["Converted", "Maker", "Stopped", "convert", "made", "ready"]

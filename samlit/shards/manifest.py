@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from samlit.tars import Stamp
+from samlit.shards.tars import Stamp
 
 __all__ = ["FILE", "Row", "parse", "text", "update"]
 
@@ -99,7 +99,7 @@ def update(
         ValueError: There is no shard in it.
     """
     # Late, for the store reads manifests.
-    from samlit.store import Store
+    from samlit.shards.store import Store
 
     store = Store(str(folder))
     store.open(progress, hashes=hashes or {})

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from samlit import blobs
-from samlit.blobs import Remote, persistent
 from samlit.errors import one_line
-from samlit.tars import Stamp
+from samlit.shards import blobs
+from samlit.shards.blobs import Remote, persistent
+from samlit.shards.tars import Stamp
 
 __all__ = ["PACKAGES", "Cloud", "rows"]
 
