@@ -116,10 +116,9 @@ class SamData(pl.LightningDataModule):
         )
 
     def _quarantine(self, source: Source, rank: int, world: int) -> Quarantine:
-        """Where what cannot be used is counted; what the source knows already is, by one rank."""
+        """Where what cannot be used is counted; what the source knows already is judged at once, by every rank."""
         folder = Path(self.trainer.default_root_dir if self.trainer else ".")
         mine = -(-len(source) // world)
         quarantine = Quarantine(folder / "quarantine.jsonl", self.max_damaged, min(mine, 1000), told=rank == 0)
-        if rank == 0:
-            quarantine.known(source.faults(), len(source))
+        quarantine.known(source.faults(), len(source))
         return quarantine

@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import IO
 
 from samlit.errors import SamlitError
 from samlit.faults import Damaged
@@ -32,9 +33,8 @@ class Quarantine:
         self.file, self.most, self.judged_from, self.told = file, most, judged_from, told
         self.seen = 0
         self.counts: Counter[str] = Counter()
-        self._listed: set[tuple[str, str, str]] | None = None
-        self._reported = 0
-        self._before = ""
+        self._listed: set[tuple[str, str, str]] = set()
+        self._read = self._reported = 0
 
     def known(self, faults: Sequence[Damaged], total: int) -> None:
         """List what a source knows to be unusable before it is read.
@@ -46,7 +46,7 @@ class Quarantine:
         Raises:
             SamlitError: It is too much.
         """
-        for fault in faults:
+        for fault in faults if self.told else ():  # every rank knows them
             self._list(fault)
         counts = Counter(fault.cause for fault in faults)
         self._judge(counts, total + len(faults))
@@ -93,35 +93,32 @@ class Quarantine:
         self._reported = total
 
     def _list(self, fault: Damaged) -> None:
-        """Write a fault down, once a run folder: another epoch, or a run that goes on, meets it again."""
-        name = fault.shard, fault.key, fault.cause
-        if self._listed is None:
-            self._listed, self._before = _read(self.file)
-        if name in self._listed:
-            return
-        self._listed.add(name)
-        row = {"shard": fault.shard, "key": fault.key, "cause": fault.cause, "message": fault.message}
+        """Write a fault down, once a run folder: another epoch, rank, or a run that goes on, meets it again."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        # One write to the end of the file: the lines of several ranks do not mix.
-        with self.file.open("ab", buffering=0) as stream:
-            stream.write((self._before + json.dumps(row) + "\n").encode())
+        with self.file.open("a+b", buffering=0) as stream:
+            cut = self._catch_up(stream)
+            if (fault.shard, fault.key, fault.cause) in self._listed:
+                return
+            row = {"shard": fault.shard, "key": fault.key, "cause": fault.cause, "message": fault.message}
+            # One write to the end of the file: the lines of several ranks do not mix.
+            stream.write(("\n" * cut + json.dumps(row) + "\n").encode())
             os.fsync(stream.fileno())
-        self._before = ""
+
+    def _catch_up(self, stream: IO[bytes]) -> bool:
+        """Read what was listed since the last time, by any process; whether a crash has cut the last line."""
+        stream.seek(self._read)
+        data = stream.read()
+        whole = data.rfind(b"\n") + 1
+        for line in data[:whole].splitlines():
+            try:
+                row = json.loads(line)
+                self._listed.add((str(row["shard"]), str(row["key"]), str(row["cause"])))
+            except (ValueError, KeyError, TypeError):
+                continue
+        self._read += whole
+        return whole < len(data)
 
 
 def by_cause(counts: Counter[str]) -> str:
     """In words, how often each cause came, the most frequent first."""
     return ", ".join(f"{cause}: {count}" for cause, count in counts.most_common())
-
-
-def _read(file: Path) -> tuple[set[tuple[str, str, str]], str]:
-    """What a list has already, and what has to come before another line: a crash may have cut the last one."""
-    found = set()
-    data = file.read_bytes() if file.exists() else b""
-    for line in data.splitlines():
-        try:
-            row = json.loads(line)
-            found.add((str(row["shard"]), str(row["key"]), str(row["cause"])))
-        except (ValueError, KeyError, TypeError):
-            continue
-    return found, "" if not data or data.endswith(b"\n") else "\n"

@@ -16,8 +16,10 @@ from samlit.images import Encoded
 from samlit.loader import Loader
 from samlit.quarantine import Quarantine
 from samlit.structures import Sample
+from tests.fitting import lightning_warnings, module, trainer
 
 SIDE = 16
+pytestmark = lightning_warnings
 
 
 class Partly(Source):
@@ -114,6 +116,35 @@ def test_it_is_listed_once_in_all_epochs_and_runs(tmp_path):
     assert sorted(row["key"] for row in listed(tmp_path)) == ["number 3", "number 7", "number 8"]
 
 
+def test_ranks_list_it_once_between_them(tmp_path):
+    ranks = [quarantine(tmp_path) for _ in range(3)]
+    for held in (*ranks, *ranks):
+        held.add([Damaged("rle", "one", "a"), Damaged("json", "one", "a")], 2)
+    assert [row["cause"] for row in listed(tmp_path)] == ["rle", "json"]
+
+
+def test_a_training_goes_on_without_it(tmp_path):
+    source = Partly(8, bad=(2, 5))
+    data = SamData(source, None, 32, 2, max_damaged=0.5)
+    fit = trainer(tmp_path / "run", [], max_steps=6, num_sanity_val_steps=0)
+    with pytest.warns(UserWarning, match="samples were left out so far"):
+        fit.fit(module(), data)
+    assert fit.global_step == 6
+    assert sorted(row["key"] for row in listed(tmp_path)) == ["number 2", "number 5"]
+
+
+def test_a_training_ends_with_the_list_where_it_is_too_much(tmp_path):
+    fit = trainer(tmp_path / "run", [], max_steps=60, num_sanity_val_steps=0)
+    data = SamData(Partly(8, bad=(2, 5)), None, 32, 2, max_damaged=0.1)
+    with (
+        pytest.warns(UserWarning, match="left out"),
+        pytest.raises(SamlitError, match=r"^2 of 8 samples cannot be used"),
+    ):
+        fit.fit(module(), data)
+    assert fit.global_step < 5
+    assert sorted(row["key"] for row in listed(tmp_path)) == ["number 2", "number 5"]
+
+
 def test_a_line_that_a_crash_has_cut_spoils_no_other(tmp_path):
     held = quarantine(tmp_path)
     held.add([Damaged("rle", "one", "a"), Damaged("rle", "two", "b")], 2)
@@ -163,13 +194,15 @@ def test_a_person_is_told_at_once_and_then_when_it_has_doubled(tmp_path):
 def test_what_a_source_knows_is_judged_before_anything_is_read(tmp_path):
     known = [Damaged("cut", "the end is missing", shard="sa_000003.tar")]
     data = SamData(Partly(20, known=known), image_size=SIDE, max_damaged=0.04)
-    held = quarantine(tmp_path, most=0.04)
+    held = quarantine(tmp_path, most=0.04, told=True)
     with pytest.raises(SamlitError, match=r"^1 of 21 samples cannot be used \(cut: 1\)"):
         held.known(data.source.faults(), 20)
     roomy = quarantine(tmp_path, most=0.05, told=True)
     with pytest.warns(UserWarning, match=r"^beside 20 samples there is what cannot be used \(cut: 1\), see"):
         roomy.known(data.source.faults(), 20)
     roomy.add([], 1000)  # what is known is no part of what is seen
+    other = quarantine(tmp_path, most=0.05)
+    other.known(data.source.faults(), 20)  # another rank: nothing is listed or told twice
     assert [row["shard"] for row in listed(tmp_path)] == ["sa_000003.tar"]
 
 
