@@ -62,16 +62,19 @@ def centre(truth: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return next(out), next(out), next(out)
 
 
-def _deepest(region: np.ndarray) -> tuple[float, tuple[int, int]]:
-    """Distance to the edge of the pixel deepest inside, and its (x, y); only the region's box is looked at."""
+def _deepest(region: np.ndarray) -> tuple[int, tuple[int, int]]:
+    """Squared distance to the edge of the pixel deepest inside, and its (x, y); only the region's box is looked at."""
     rows = np.flatnonzero(region.any(1))
     if not len(rows):
-        return 0.0, (0, 0)
+        return 0, (0, 0)
     y0, y1 = rows[0], rows[-1] + 1
     columns = np.flatnonzero(region[y0:y1].any(0))
     x0, x1 = columns[0], columns[-1] + 1
     # One pixel of nothing all around, for OpenCV does not take the border of an image for an edge.
     padded = np.pad(region[y0:y1, x0:x1], 1).astype(np.uint8)
     distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    y, x = divmod(int(distance.argmax()), int(x1 - x0))
-    return float(distance[y, x]), (int(x0) + x, int(y0) + y)
+    # Squares of distances are whole numbers. The roots that OpenCV gives differ in their last bit with the place in
+    # memory, and so would the pixel that is deepest among equals.
+    squared = np.rint(distance * distance).astype(np.int64)
+    y, x = divmod(int(squared.argmax()), int(x1 - x0))
+    return int(squared[y, x]), (int(x0) + x, int(y0) + y)

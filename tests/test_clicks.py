@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from samlit import clicks
 
@@ -154,3 +155,24 @@ def test_nothing_wrong_is_no_click():
 def test_the_oracle_itself():
     assert deepest(np.ones((3, 3), bool)) == (2.0, (1, 1))
     assert deepest(np.zeros((3, 3), bool)) == (0.0, (0, 0))
+
+
+def test_the_deepest_pixel_is_the_first_of_equals_whatever_the_memory():
+    # OpenCV's distances differ in their last bit with the place in memory, which must not decide.
+    chance = np.random.default_rng(0)
+    for _ in range(60):
+        h, w = chance.integers(20, 140, 2)
+        region = np.zeros((h, w), bool)
+        for _ in range(chance.integers(1, 4)):
+            y, x = chance.integers(0, (h - 8, w - 8))
+            height, width = chance.integers(4, (h - y, w - x))
+            region[y : y + height, x : x + width] = True
+        inside = np.pad(region, 1)
+        squared = np.rint(ndimage.distance_transform_edt(inside) ** 2).astype(int)[1:-1, 1:-1]
+        y, x = divmod(int(squared.argmax()), w)
+        truth = torch.from_numpy(region)[None]
+        for _ in range(4):
+            xy, label, found = clicks.centre(truth.clone(), torch.zeros_like(truth))
+            assert (xy[0].tolist(), label.tolist(), found.tolist()) == ([x, y], [1], [True])
+        xy, label, _ = clicks.centre(torch.zeros_like(truth), truth)
+        assert (xy[0].tolist(), label.tolist()) == ([x, y], [0])
