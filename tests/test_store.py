@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -326,8 +327,9 @@ def test_lists_of_links_that_are_none(tmp_path: Path, text: str, message: str) -
 def test_roots_that_are_none(tmp_path: Path, server: Server) -> None:
     with pytest.raises(FileNotFoundError, match="there is no folder or tar"):
         opened(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError):
-        opened(server.url + "/nowhere")
+    for root in (server.url + "/nowhere", server.url + "/nowhere/sa_links.txt?signed=1", "memory://bucket/nowhere"):
+        with pytest.raises(FileNotFoundError, match=f"^there is no folder or tar {re.escape(root.partition('?')[0])}$"):
+            opened(root)
     with pytest.raises(ValueError, match="would run a program"):
         Store("pipe:curl x")
 

@@ -105,7 +105,10 @@ class Store:
             ValueError: There is no shard in it.
             Damaged: It cannot be reached.
         """
-        found, known, self._trusting = self._found()
+        try:
+            found, known, self._trusting = self._found()
+        except FileNotFoundError:  # each kind of server has other words for it
+            raise FileNotFoundError(f"there is no folder or tar {self.root.partition('?')[0]}") from None
         if not found:
             raise ValueError(f"there is no sa_*.tar in {self.root}")
         if not self._trusting:
@@ -246,11 +249,8 @@ class Store:
             path = Path(self.root)
             if path.is_dir():
                 return [(Local(str(file)), None) for file in sorted(path.glob("sa_*.tar"))], {}, False
-            try:
-                with path.open("rb") as stream:
-                    head = stream.read(len(addresses.HEADER))
-            except FileNotFoundError:
-                raise FileNotFoundError(f"there is no folder or tar {self.root}") from None
+            with path.open("rb") as stream:
+                head = stream.read(len(addresses.HEADER))
             if head != addresses.HEADER.encode():
                 return [(Local(str(path)), None)], {}, False
             return [(blob, None) for blob in addresses.links(path.read_text())], {}, False
