@@ -32,11 +32,13 @@ class Losses:
     Attributes:
         focal: Weight of the focal loss.
         dice: Weight of the dice loss.
-        iou: Weight of the squared error of the predicted IoU.
+        iou: Weight of the error of the predicted IoU.
         alpha: Focal loss's weight of pixels inside the mask; the paper gives none, MaskFormer and SAM 2 take 0.25.
         gamma: Focal loss's exponent; as above, 2.
-        first: Weight of a task's first answer, the ambiguous one, over that of a later one. The paper says of neither
-            sum nor mean; here a mask's loss is the mean over its answers.
+        iou_error: Whether that error is "squared", as the paper says, or "absolute", as in SAM 2.
+        answers: Whether a mask's loss is the "mean" over its answers or their "sum", as in SAM 2; the paper says of
+            neither.
+        first: Weight of a task's first answer, the ambiguous one, over that of a later one.
         supervise_iou: Which of three masks have their predicted IoU corrected: "all", as SAM 2 does, so that ranking
             by it means something, or "best", the one that learns, as SAM did.
         resolution: Side of the grid on which masks are compared, as a share of the frame's: 1 is the frame itself, 1/4
@@ -49,6 +51,8 @@ class Losses:
     iou: float = 1.0
     alpha: float = 0.25
     gamma: float = 2.0
+    iou_error: Literal["squared", "absolute"] = "squared"
+    answers: Literal["mean", "sum"] = "mean"
     first: float = 1.0
     supervise_iou: Literal["all", "best"] = "all"
     resolution: float = 1.0
@@ -63,7 +67,8 @@ class Losses:
         """A mask's loss: (answers, K), in the order in which they were given -> (K,)."""
         weight = torch.ones(len(losses), 1, device=losses.device)
         weight[0] = self.first
-        return (weight * losses).sum(0) / weight.sum()
+        whole = (weight * losses).sum(0)
+        return whole if self.answers == "sum" else whole / weight.sum()
 
     def __call__(self, prediction: Prediction, truth: Tensor) -> Terms:
         """Compare an answer with the truth, (P, H, W) bool; of several masks only the best one's loss counts."""
@@ -71,7 +76,8 @@ class Losses:
         truth, prediction = _cells(truth, h, w), replace(prediction, frame=(h, w))
         best, actual = self._best(prediction, truth)
         by_focal, by_dice = focal_and_dice(prediction.full(prediction.pick(best)), truth, self.alpha, self.gamma)
-        off = (prediction.iou.float() - actual) ** 2
+        off = prediction.iou.float() - actual
+        off = off**2 if self.iou_error == "squared" else off.abs()
         if self.supervise_iou == "all":
             by_iou = (off * prediction.allowed).sum(1) / prediction.allowed.sum(1)
         else:

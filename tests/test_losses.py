@@ -230,5 +230,17 @@ def test_the_first_answer_may_weigh_more():
     assert Losses().over_answers(losses).tolist() == [3.0, 4.0]
     assert Losses(first=2.0).over_answers(losses).tolist() == [2.5, 3.5]
     assert Losses(first=7.0).over_answers(losses[:1]).tolist() == [1.0, 2.0]
+    assert Losses(answers="sum").over_answers(losses).tolist() == (losses.sum(0)).tolist()
+    assert Losses(answers="sum", first=2.0).over_answers(losses).tolist() == (losses[0] + losses.sum(0)).tolist()
+
+
+def test_the_error_of_the_predicted_iou_is_squared_or_absolute():
+    truth = torch.zeros(1, 8, 8, dtype=torch.bool)
+    truth[:, :4] = True
+    logits = torch.where(truth[:, None], 5.0, -5.0)  # IoU 1
+    prediction = Prediction(logits, torch.tensor([[0.7]]), torch.ones(1, 1, dtype=torch.bool), (8, 8))
+    squared, absolute = (Losses(iou_error=kind)(prediction, truth).iou for kind in ("squared", "absolute"))
+    assert squared.item() == pytest.approx(0.09, abs=1e-6)
+    assert absolute.item() == pytest.approx(0.3, abs=1e-6)
     with pytest.raises(ValueError, match="above 0, not 0"):
         Losses(first=0.0)

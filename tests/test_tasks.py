@@ -4,6 +4,7 @@ import functools
 from collections import Counter
 from itertools import pairwise
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from samlit_prompts.masks import Masks
 from samlit_prompts.points import Points
 from samlit_tasks.boxes import Boxes as BoxTask
 from samlit_tasks.interactive import Interactive
+from samlit_tasks.interactive_sam2 import InteractiveSam2
 from samlit_tasks.points import Points as PointTask
 from tests import fitting
 
@@ -484,3 +486,117 @@ def test_a_training_step_may_end_after_any_answer():
     for stop in (-0.1, 1.1):
         with pytest.raises(ValueError, match="stop: a chance from 0 to 1"):
             Interactive(stop=stop)
+
+
+# SAM 2's rules.
+
+
+def test_sam2_has_eight_passes_each_with_a_new_prompt_and_never_one_without():
+    view, model = scene(some_masks(6)), Noisy()
+    result = drive(InteractiveSam2(), view, model)
+    assert result["iou"].shape == (8, 6)
+    assert has_new_points(model.asked) == [True] * 7
+    assert [a.multimask for a in model.asked[1:]] == [False] * 7
+    assert all("masks" in a.given for a in model.asked[1:])
+
+
+def test_sam2_draws_one_type_for_all_and_answers_a_box_with_one_mask():
+    drawn = Counter()
+    for seed in range(200):
+        model = Noisy()
+        drive(InteractiveSam2(corrections=0), scene(some_masks(5), seed), model)
+        (asked,) = model.asked
+        (name,) = asked.given
+        assert asked.given[name].valid.all()
+        assert asked.multimask is (name == "points")
+        drawn[name] += 1
+    assert 70 < drawn["points"] < 130  # four standard deviations
+    # Which one it is does not depend on the rank's own seed: all ranks run the same parts of the model.
+    masks = some_masks(5)
+    for common in range(5):
+        names = set()
+        for rank_seed in range(4):
+            view, model = scene(masks, rank_seed), Noisy()
+            view.common = common
+            drive(InteractiveSam2(corrections=0), view, model)
+            names |= set(model.asked[0].given)
+        assert len(names) == 1
+
+
+@pytest.mark.parametrize(("from_truth", "training"), [(0.0, True), (1.0, True), (1.0, False)])
+def test_sam2_clicks_into_the_error_or_anywhere_into_the_mask(from_truth, training):
+    masks, model = some_masks(40), Noisy()
+    task = InteractiveSam2({"points": 1}, from_truth=from_truth)
+    drive(task, scene(masks, training=training), model)
+    rows, inside, wrong, labels = torch.arange(40), [], [], []
+    for said, asked in zip(model.said, model.asked[1:], strict=False):
+        x, y, label = asked.given["points"].values[:, -1].unbind(1)
+        valid = asked.given["points"].valid[:, -1]
+        fed = said.pick(said.iou.argmax(1))
+        error = ((F.interpolate(fed[:, None], (SIDE, SIDE), mode="bilinear")[:, 0] > 0) ^ masks)[
+            rows, y.long(), x.long()
+        ]
+        truth = masks[rows, y.long(), x.long()]
+        inside.append(truth[valid])
+        wrong.append(error[valid])
+        labels.append((label.bool() == truth)[valid])
+    assert torch.cat(labels).all()
+    if from_truth and training:
+        assert torch.cat(inside).all()
+        assert not torch.cat(wrong).all()
+    else:  # a person who judges clicks where it is wrong
+        assert torch.cat(wrong).all()
+        assert not torch.cat(inside).all()
+
+
+def test_sam2_takes_a_tenth_of_the_corrections_from_the_mask():
+    class Counting(Points):
+        asked: ClassVar = []
+
+        def simulate(self, truth, predicted, scene):
+            self.asked.append(predicted is None)
+            return super().simulate(truth, predicted, scene)
+
+    for seed in range(200):
+        drive(InteractiveSam2({"points": 1}), scene(some_masks(1), seed, prompts=(Counting, Boxes, Masks)), Noisy())
+    corrections = [asked for i, asked in enumerate(Counting.asked) if i % 8]
+    assert len(corrections) == 1400
+    assert 95 < sum(corrections) < 190  # 140, four standard deviations
+
+
+def test_sam2_lets_gradients_pass_through_what_is_fed_back():
+    weight = torch.ones((), requires_grad=True)
+    first = []
+
+    def answer(prompts):
+        outputs = 1 if prompts.multimask is False else 3
+        logits = weight * torch.ones(len(prompts), outputs, 8, 8)
+        if "masks" in prompts.given:
+            logits = logits + prompts.given["masks"].values.mean((1, 2, 3))[:, None, None, None]
+        first.append(logits)
+        ones = torch.ones(logits.shape[:2])
+        return Prediction(logits, ones, ones.bool(), (SIDE, SIDE))
+
+    for detach, expected in ((False, 2.0), (True, 1.0)):
+        first.clear()
+        drive(InteractiveSam2(corrections=1, detach=detach), scene(some_masks(2)), answer)
+        (slope,) = torch.autograd.grad(first[-1].mean(), weight)
+        assert float(slope) == expected
+
+
+def test_sam2_refuses_a_chance_that_is_none():
+    with pytest.raises(ValueError, match=r"^from_truth: a chance from 0 to 1, not 2$"):
+        InteractiveSam2(from_truth=2)
+
+
+def test_sam2_boxes_move_evenly_up_to_a_tenth_of_their_side():
+    masks = torch.zeros(4000, 64, 64, dtype=torch.bool)
+    masks[:, 20:40, 10:50] = True
+    boxes = Boxes(8, spread="uniform", max_noise=1e9).simulate(masks, None, box_scene(masks, True)).values[:, 0]
+    move = (boxes - torch.tensor([10.0, 20, 49, 39])) / torch.tensor([4.0, 2, 4, 2])
+    assert move.abs().max() <= 1 + 1e-5
+    for column in move.unbind(1):  # even: a quarter in each quarter
+        assert torch.histc(column, 4, -1, 1).sub(1000).abs().max() < 140
+    capped = Boxes(8, spread="uniform", max_noise=16).simulate(masks, None, box_scene(masks, True)).values[:, 0]
+    most = (capped - torch.tensor([10.0, 20, 49, 39])).abs().max()
+    assert 0.9 < most <= 1 + 1e-5  # 16 pixels of a frame of 1024 are one of 64

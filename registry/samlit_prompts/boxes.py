@@ -25,6 +25,8 @@ class Boxes(Prompt):
         noise: Standard deviation of a simulated coordinate, as a share of the box's side (paper appendix A).
         max_noise: Most that a simulated coordinate moves, in pixels of a frame of 1024; it scales with the frame.
             The paper does not say whether its 20 pixels bound the deviation or the move: here, the move.
+        spread: Whether a coordinate moves by a "gaussian" chance, as in the paper, or a "uniform" one up to `noise` and
+            `max_noise`, as in SAM 2.
         ambiguous: Whether a box alone is answered with three masks, as in the paper. Without, it counts as its two
             corners and is answered with one mask, as in SAM 2.
     """
@@ -34,10 +36,15 @@ class Boxes(Prompt):
     padding: ClassVar[Literal["needs", "replaces", "ignores"]] = "replaces"
 
     def __init__(
-        self, channels: int = 256, noise: float = 0.1, max_noise: float = 20.0, ambiguous: bool = True
+        self,
+        channels: int = 256,
+        noise: float = 0.1,
+        max_noise: float = 20.0,
+        ambiguous: bool = True,
+        spread: Literal["gaussian", "uniform"] = "gaussian",
     ) -> None:
         super().__init__()
-        self.noise, self.max_noise, self.ambiguous = noise, max_noise, ambiguous
+        self.noise, self.max_noise, self.ambiguous, self.spread = noise, max_noise, ambiguous, spread
         self.top_left = nn.Embedding(1, channels)
         self.bottom_right = nn.Embedding(1, channels)
 
@@ -57,8 +64,12 @@ class Boxes(Prompt):
         if scene.training:
             side = (box[:, 2:] - box[:, :2] + 1).repeat(1, 2)
             most = self.max_noise * max(h, w) / 1024
-            move = torch.randn(box.shape, device=box.device, generator=scene.generator) * self.noise * side
-            box = box + move.clamp(-most, most)
+            if self.spread == "uniform":
+                move = 2 * torch.rand(box.shape, device=box.device, generator=scene.generator) - 1
+                box = box + move * (self.noise * side).clamp_max(most)
+            else:
+                move = torch.randn(box.shape, device=box.device, generator=scene.generator) * self.noise * side
+                box = box + move.clamp(-most, most)
             box = torch.cat([torch.minimum(box[:, :2], box[:, 2:]), torch.maximum(box[:, :2], box[:, 2:])], 1)
             box = box.clamp_min(0).minimum(box.new_tensor([w - 1, h - 1, w - 1, h - 1]))
         return Ragged(box[:, None], rows.any(1)[:, None])

@@ -6,6 +6,7 @@ from collections.abc import Generator
 from itertools import takewhile
 
 import torch
+from torch import Tensor
 
 from samlit.contracts import Task
 from samlit.metrics import mask_iou
@@ -51,8 +52,8 @@ class Interactive(Task):
         truth, ious = scene.masks, []
         if not len(truth):
             return {}
-        given = self._first(scene)
-        prediction = yield PromptSet(scene.image_index, dict(given))
+        given, multimask = self._first(scene)
+        prediction = yield PromptSet(scene.image_index, dict(given), multimask)
         for corrects in self._plan(scene):
             logits = prediction.pick(prediction.best())
             logits = logits.detach() if self.detach else logits
@@ -60,21 +61,25 @@ class Interactive(Task):
             ious.append(mask_iou(predicted, truth))
             given["masks"] = Ragged.of(logits[:, None].float())
             if corrects:
-                new = scene.prompts[self.correct_with].simulate(truth, predicted, scene)
+                new = self._correction(scene, predicted)
                 given[self.correct_with] = given[self.correct_with].append(new) if self.correct_with in given else new
             prediction = yield PromptSet(scene.image_index, dict(given), multimask=False)
         ious.append(mask_iou(prediction.full(prediction.pick(prediction.best()).detach()) > 0, truth))
         return {"iou": torch.stack(ious)}
 
-    def _first(self, scene: Scene) -> dict[str, Ragged]:
-        """One prompt for each mask, its type drawn for each."""
+    def _first(self, scene: Scene) -> tuple[dict[str, Ragged], bool | None]:
+        """One prompt for each mask, its type drawn for each, and how many masks answer it: as SAM's rule has it."""
         share = torch.tensor(list(self.first.values()), dtype=torch.float32, device=scene.masks.device)
         drawn = torch.multinomial(share, len(scene.masks), replacement=True, generator=scene.generator)
         given: dict[str, Ragged] = {}
         for i, name in enumerate(self.first):
             # Every type is simulated for every mask, so that what runs never depends on what was drawn.
             given[name] = scene.prompts[name].simulate(scene.masks, None, scene).where(drawn == i)
-        return given
+        return given, None
+
+    def _correction(self, scene: Scene, predicted: Tensor) -> Ragged:
+        """One more prompt for each mask, where the answer, (K, H, W) bool, is wrong."""
+        return scene.prompts[self.correct_with].simulate(scene.masks, predicted, scene)
 
     def _plan(self, scene: Scene) -> list[bool]:
         """For each pass after the first, whether it gets a new prompt.
