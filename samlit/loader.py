@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from samlit import frames
 from samlit.augment import Augment
@@ -229,13 +231,13 @@ class _Made:
     """A batch that is not yet packed: pictures and strokes cross from a worker, not the masks, which are far more.
 
     Attributes:
-        samples: At least one.
+        samples: At least one; from a worker, their pickle in shared memory.
         faults: What was left out.
         asked: Samples that it was asked for.
         packed: The batch, once it is.
     """
 
-    samples: list[Framed]
+    samples: list[Framed] | Tensor
     faults: list[Damaged]
     asked: int
     packed: Batch | None = None
@@ -244,17 +246,26 @@ class _Made:
     def of(cls, made: Sequence[Framed | Damaged]) -> _Made:
         """Sort what was made."""
         samples = [one for one in made if not isinstance(one, Damaged)]
-        blank = sum(not one.key for one in samples)
-        return cls(samples, [one for one in made if isinstance(one, Damaged)], len(made) - blank)
+        asked = len(made) - sum(not one.key for one in samples)
+        faults = [one for one in made if isinstance(one, Damaged)]
+        if get_worker_info() is None:
+            return cls(samples, faults, asked)
+        # A pipe holds 64 kB: a worker that waits for room in it would outlive a loader's process that was killed.
+        return cls(torch.frombuffer(bytearray(pickle.dumps(samples)), dtype=torch.uint8), faults, asked)
 
     def pin_memory(self) -> _Made:
         """Pack it into page-locked memory; called by the data loader's own thread, while the device computes."""
-        self.packed = frames.pack(self.samples, pinned=True)
+        self.packed = self._pack(pinned=True)
         return self
 
     def batch(self) -> Batch:
         """The batch, packed now if it was not."""
-        return self.packed or frames.pack(self.samples)
+        return self.packed or self._pack(pinned=False)
+
+    def _pack(self, pinned: bool) -> Batch:
+        here = self.samples
+        samples: list[Framed] = pickle.loads(here.numpy().data) if isinstance(here, Tensor) else here
+        return frames.pack(samples, pinned=pinned)
 
 
 def rank_and_world() -> tuple[int, int]:

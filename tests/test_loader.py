@@ -1,6 +1,9 @@
 """The order of samples, whatever the number of workers and ranks; going on in mid-epoch; what becomes of a sample."""
 
 import gc
+import signal
+import subprocess
+import sys
 import weakref
 from itertools import islice
 
@@ -366,3 +369,34 @@ def test_a_loader_that_is_dropped_is_gone_at_once():
         assert gone() is None
     finally:
         gc.enable()
+
+
+WORKERS_OF_A_KILLED_PROCESS = """
+import os, signal, sys
+import numpy as np
+from samlit.contracts import Source
+from samlit.loader import Loader
+from samlit.structures import Sample
+
+class Large(Source):
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        return Sample(str(index), np.full((256, 256, 3), index, np.uint8), ())
+
+if __name__ == "__main__":
+    loader = Loader(Large(), 256, 4, workers=1)
+    next(iter(loader))
+    print(loader._loader._iterator._workers[0].pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_of_a_killed_process_end_too(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(WORKERS_OF_A_KILLED_PROCESS)
+    # Their output is this pipe, too: reading it ends when they have ended.
+    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    assert int(run.stdout)

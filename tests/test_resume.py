@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -93,45 +94,59 @@ def rows(folder: Path, name: str, rank: int) -> dict[Any, dict[str, Any]]:
     return {row.get("step"): row for row in map(json.loads, lines)}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("world", [1, 2])
-def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path, world: int) -> None:
-    whole = fit(tmp_path, world, 0, "whole")
-    assert whole.returncode == 0, whole.stderr
-    expected = [rows(tmp_path, "whole", rank) for rank in range(world)]
-    assert list(expected[0]) == [*range(1, STEPS + 1), None]
-    # Broken off with and without workers, gone on with and without, whichever rank it is that dies.
-    for before, after in ((0, 2), (2, 0)):
-        name = f"broken{before}"
-        killed = fit(tmp_path, world, before, name, record={"kill": KILLED, "kill_rank": world - 1})
-        assert killed.returncode != 0
-        if world == 1:
-            assert killed.returncode == -signal.SIGKILL
-        assert max(step for step in rows(tmp_path, name, world - 1) if step) < KILLED
-        more = fit(tmp_path, world, after, f"{name}-more", **{
-            "ckpt_path": "last", "trainer.default_root_dir": str(tmp_path / "runs" / name),
-        })  # fmt: skip
-        assert more.returncode == 0, more.stderr
-        for rank in range(world):
-            found = rows(tmp_path, name, rank) | rows(tmp_path, f"{name}-more", rank)
-            assert min(step for step in rows(tmp_path, f"{name}-more", rank) if step) == KILLED // SAVED * SAVED + 1
-            assert found == expected[rank]
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of all runs."""
+    return tmp_path_factory.mktemp("runs")
 
 
-@pytest.mark.slow
-def test_other_ranks_go_on_with_the_same_global_batches(tmp_path: Path) -> None:
-    whole = fit(tmp_path, 1, 0, "whole")
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> dict[Any, dict[str, Any]]:
+    """What an unbroken run of one rank writes down."""
+    whole = fit(folder, 1, 0, "whole1")
     assert whole.returncode == 0, whole.stderr
-    killed = fit(tmp_path, 2, 0, "two", record={"kill": 5})
+    return rows(folder, "whole1", 0)
+
+
+def breaks_and_goes_on(folder: Path, world: int, before: int, after: int) -> list[dict[Any, dict[str, Any]]]:
+    """Kill a run's last rank in mid-epoch, go on with another number of workers: what each rank wrote down in all."""
+    name = f"broken{world}{before}"
+    killed = fit(folder, world, before, name, record={"kill": KILLED, "kill_rank": world - 1})
     assert killed.returncode != 0
-    more = fit(
-        tmp_path, 1, 0, "one", **{"ckpt_path": "last", "trainer.default_root_dir": str(tmp_path / "runs" / "two")}
-    )
+    if world == 1:
+        assert killed.returncode == -signal.SIGKILL
+    assert max(step for step in rows(folder, name, world - 1) if step) < KILLED
+    there = {"ckpt_path": "last", "trainer.default_root_dir": str(folder / "runs" / name)}
+    more = fit(folder, world, after, f"{name}-more", **there)
     assert more.returncode == 0, more.stderr
-    expected = {step: row["keys"] for step, row in rows(tmp_path, "whole", 0).items() if step}
-    found = {step: row["keys"] for step, row in rows(tmp_path, "one", 0).items() if step}
-    assert list(found) == list(range(5, STEPS + 1))
+    for rank in range(world):
+        assert min(step for step in rows(folder, f"{name}-more", rank) if step) == KILLED // SAVED * SAVED + 1
+    return [rows(folder, name, rank) | rows(folder, f"{name}-more", rank) for rank in range(world)]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_as_if_nothing_had_been(folder: Path, alone: dict[Any, dict[str, Any]]) -> None:
+    assert list(alone) == [*range(1, STEPS + 1), None]
+    with ThreadPoolExecutor(2) as pool:
+        # Broken off with and without workers, gone on with and without.
+        ways = [pool.submit(breaks_and_goes_on, folder, 1, before, after) for before, after in ((0, 2), (2, 0))]
+        for way in ways:
+            assert way.result() == [alone]
+
+
+@pytest.mark.slow
+def test_killed_ranks_go_on_alike_or_as_another_number_of_them(folder: Path, alone: dict[Any, dict[str, Any]]) -> None:
+    whole = fit(folder, 2, 0, "whole2")
+    assert whole.returncode == 0, whole.stderr
+    assert breaks_and_goes_on(folder, 2, 2, 0) == [rows(folder, "whole2", rank) for rank in range(2)]
+    # The global batches are those of one rank, and one rank alone goes on with them.
+    expected = {step: row["keys"] for step, row in alone.items() if step}
     for rank in range(2):
-        for step, row in rows(tmp_path, "two", rank).items():
-            assert row["keys"] == expected[step][rank::2]
-    assert all(found[step] == expected[step] for step in found)
+        for step, row in rows(folder, "whole2", rank).items():
+            assert step is None or row["keys"] == expected[step][rank::2]
+    assert fit(folder, 2, 0, "two", record={"kill": 5}).returncode != 0
+    there = {"ckpt_path": "last", "trainer.default_root_dir": str(folder / "runs" / "two")}
+    more = fit(folder, 1, 0, "one", **there)
+    assert more.returncode == 0, more.stderr
+    found = {step: row["keys"] for step, row in rows(folder, "one", 0).items() if step}
+    assert found == {step: keys for step, keys in expected.items() if step >= 5}
