@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,10 @@ from samlit import outline, plugins
 ROOT = Path(__file__).parents[1]
 Shell = Callable[..., "subprocess.CompletedProcess[str]"]
 Install = Callable[..., Path]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's background job is started so, and what it starts takes it over: Ctrl-C would end none of them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
