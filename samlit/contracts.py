@@ -212,7 +212,14 @@ class Decoder(nn.Module, ABC):
 
 
 class Task(ABC):
-    """A generator of prompts: training, evaluation and everything-mode alike (DESIGN 2)."""
+    """A generator of prompts: training, evaluation and everything-mode alike (DESIGN 2).
+
+    Attributes:
+        attached: Whether later prompts are made of an earlier answer's logits in such a way that gradients flow
+            through them. Answers of other tasks come without a graph, and each is learned from before the next.
+    """
+
+    attached: bool = False
 
     @abstractmethod
     def rounds(self, scene: Scene) -> Generator[PromptSet, Prediction, Result]:

@@ -30,7 +30,7 @@ def drive(
         task: Yields prompts, receives predictions.
         scene: What the task sees.
         answer: The model.
-        on_round: Told of every round before the task is: where training adds its loss and pictures are taken.
+        on_round: Told of every round before the task is: where pictures are taken.
     """
     rounds = task.rounds(scene)
     turn: Round | None = None

@@ -63,12 +63,13 @@ class Losses:
         if not 0 < self.resolution <= 1:
             raise ValueError(f"resolution: a share of the frame's side, above 0 and at most 1, not {self.resolution:g}")
 
-    def over_answers(self, losses: Tensor) -> Tensor:
-        """A mask's loss: (answers, K), in the order in which they were given -> (K,)."""
-        weight = torch.ones(len(losses), 1, device=losses.device)
-        weight[0] = self.first
-        whole = (weight * losses).sum(0)
-        return whole if self.answers == "sum" else whole / weight.sum()
+    def weight(self, answer: int) -> float:
+        """What a mask's answer counts for, by its number from 0."""
+        return self.first if answer == 0 else 1.0
+
+    def share(self, answers: int) -> float:
+        """What the weighted sum over so many answers is multiplied with to be a mask's loss."""
+        return 1.0 if self.answers == "sum" or not answers else 1.0 / sum(map(self.weight, range(answers)))
 
     def __call__(self, prediction: Prediction, truth: Tensor) -> Terms:
         """Compare an answer with the truth, (P, H, W) bool; of several masks only the best one's loss counts."""

@@ -18,6 +18,7 @@ from samlit.loop import Round, drive
 from samlit.losses import Losses, Terms
 from samlit.model import Sam
 from samlit.optim import Optim
+from samlit.passes import Passes
 from samlit.structures import Batch, Embedding, Prediction, PromptSet, Result, Scene
 
 __all__ = ["SamModule"]
@@ -38,6 +39,8 @@ class SamModule(pl.LightningModule):
         seed: Of the simulated prompts; `seed_everything`, said once there.
         weights: What a training starts from: published weights (`samlit list weights`), a samlit checkpoint, or a file
             of another project's, of the same model at any image size; an encoder's alone will do.
+        masks_at_once: Most prompts that are answered and learned from together; all of a step's if not given. Fewer
+            need less memory, and the gradients are the same.
     """
 
     def __init__(
@@ -52,12 +55,16 @@ class SamModule(pl.LightningModule):
         optim: Optim = Optim(),  # noqa: B008 - frozen
         seed: int = 0,
         weights: str | None = None,
+        masks_at_once: int | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.net = Sam(encoder(image_size), prompts, decoder)
         self.task, self.validation, self.image_size = task, list(validation), image_size
         self.loss, self.optim, self.seed, self.weights = loss, optim, seed, weights
+        if masks_at_once is not None and masks_at_once < 1:
+            raise ValueError(f"masks_at_once: one at least, not {masks_at_once}")
+        self.masks_at_once = masks_at_once
         self.metrics = nn.ModuleList(task.metric() or nn.Identity() for task in self.validation)
         self.scores: dict[str, float] = {}
         self._started = False
@@ -79,6 +86,10 @@ class SamModule(pl.LightningModule):
         if stage == "fit":
             self.start()
 
+    def embed(self, batch: Batch) -> Embedding:
+        """The batch's images, embedded."""
+        return self.net.embed(batch.image, batch.sizes)
+
     def run(
         self,
         task: Task,
@@ -86,13 +97,27 @@ class SamModule(pl.LightningModule):
         seed: int = 0,
         on_round: Callable[[Round], None] = lambda turn: None,
         embedding: Embedding | None = None,
+        answer: Callable[[PromptSet], Prediction] | None = None,
+        common: int | None = None,
     ) -> Result:
-        """Drive a task over a batch; images are embedded once, before it, or come embedded."""
-        embedded = self.net.embed(batch.image, batch.sizes) if embedding is None else embedding
-        scene = Scene(batch, self.net.prompt_types, seed, self.training, self._chance(self.global_step, common=True))
+        """Drive a task over a batch; images are embedded once, before it, or come embedded.
 
-        def answer(prompts: PromptSet) -> Prediction:
-            return self.net.answer(embedded, prompts, scene.frame)
+        Args:
+            task: Asks.
+            batch: The images.
+            seed: Of the prompts, this rank's own.
+            on_round: Told of every answer.
+            embedding: Of the batch's images.
+            answer: Answers; the model does if not given.
+            common: Seed of what all ranks choose alike; the step's if not given.
+        """
+        common = self._chance(self.global_step, common=True) if common is None else common
+        scene = Scene(batch, self.net.prompt_types, seed, self.training, common)
+        if answer is None:
+            embedded = self.embed(batch) if embedding is None else embedding
+
+            def answer(prompts: PromptSet) -> Prediction:
+                return self.net.answer(embedded, prompts, scene.frame)
 
         return drive(task, scene, answer, on_round)
 
@@ -101,32 +126,28 @@ class SamModule(pl.LightningModule):
         # What asks no generator (skipped blocks) draws from this: a resumed run goes on like an unbroken one.
         torch.manual_seed(self._chance(self.global_step, batch_idx))
         masks = self._masks_a_rank(batch)  # before anything that a rank without masks leaves out
-        terms: list[Terms] = []
-
-        def learn(turn: Round) -> None:
-            target = turn.prompts.target
-            terms.append(self.loss(turn.prediction, batch.masks if target is None else batch.masks[target]))
-
-        embedding = self.net.embed(batch.image, batch.sizes)
-        self.run(self.task, batch, self._chance(self.global_step), learn, embedding)
-        if not terms:  # no image had a mask: still a part of every collective
-            return self._nothing()
-        total, by_focal, by_dice, by_iou, actual = (torch.stack(list(t)) for t in zip(*terms, strict=True))
-        loss = self.loss.over_answers(total).sum() / masks
-        if self.trainer.world_size > 1:  # other ranks may have asked for what this one did not
-            loss = loss + self._nothing()
-        size = len(batch.image)
-        self.log("train/loss", loss.detach(), batch_size=size, prog_bar=True)
-        self.log("train/miou", actual.mean(), batch_size=size, prog_bar=True)
-        for name, value in (("focal", by_focal), ("dice", by_dice), ("iou", by_iou)):
-            self.log(f"train/{name}", value.detach().mean(), batch_size=size)
-        self.log("train/miou_first", actual[0].mean(), batch_size=size)
-        self.log("train/miou_last", actual[-1].mean(), batch_size=size)
+        embedding = self.embed(batch)
+        passes = Passes(
+            self.net, self.loss, batch, embedding, masks, attached=self.task.attached, at_once=self.masks_at_once
+        )
+        turn = batch_idx % self.trainer.accumulate_grad_batches  # of the batches that make up a step
+        now = (self.global_step, turn) if turn else (self.global_step,)
+        own, common = self._chance(*now), self._chance(*now, common=True)
+        self.run(self.task, batch, own, answer=passes.answer, common=common)
+        loss = passes.loss()
+        if passes.terms:  # none where no image had a mask
+            self._log_passes(loss, passes.terms, len(batch.image))
         return loss
 
-    def _nothing(self) -> Tensor:
-        """Zero with a gradient for every weight, for ranks wait for each other's gradients of all of them."""
-        return torch.stack([p.sum() for p in self.net.parameters() if p.requires_grad]).sum() * 0.0
+    def _log_passes(self, loss: Tensor, passes: Sequence[Terms], images: int) -> None:
+        """Log what the passes of a step have come to."""
+        mean = [Terms(*(term.mean() for term in terms)) for terms in passes]
+        self.log("train/loss", loss.detach(), batch_size=images, prog_bar=True)
+        self.log("train/miou", torch.stack([m.actual_iou for m in mean]).mean(), batch_size=images, prog_bar=True)
+        for name in ("focal", "dice", "iou"):
+            self.log(f"train/{name}", torch.stack([getattr(m, name) for m in mean]).mean(), batch_size=images)
+        self.log("train/miou_first", mean[0].actual_iou, batch_size=images)
+        self.log("train/miou_last", mean[-1].actual_iou, batch_size=images)
 
     def _masks_a_rank(self, batch: Batch) -> Tensor:
         """Masks of this step, averaged over the ranks, at least one."""
@@ -143,7 +164,7 @@ class SamModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Let every validation task's metric read its result."""
-        embedding = self.net.embed(batch.image, batch.sizes)
+        embedding = self.embed(batch)
         for task, metric in zip(self.validation, self.metrics, strict=True):
             result = self.run(task, batch, self._chance(batch_idx), embedding=embedding)
             if isinstance(metric, Metric):

@@ -225,13 +225,16 @@ def test_means_are_over_masks_not_over_batches():
     assert metric.compute()["a"] == 0
 
 
-def test_the_first_answer_may_weigh_more():
-    losses = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
-    assert Losses().over_answers(losses).tolist() == [3.0, 4.0]
-    assert Losses(first=2.0).over_answers(losses).tolist() == [2.5, 3.5]
-    assert Losses(first=7.0).over_answers(losses[:1]).tolist() == [1.0, 2.0]
-    assert Losses(answers="sum").over_answers(losses).tolist() == (losses.sum(0)).tolist()
-    assert Losses(answers="sum", first=2.0).over_answers(losses).tolist() == (losses[0] + losses.sum(0)).tolist()
+def test_a_masks_loss_is_the_mean_over_its_answers_or_their_sum_and_the_first_may_weigh_more():
+    def of(losses, answers):
+        return sum(losses.weight(i) * answer for i, answer in enumerate(answers)) * losses.share(len(answers))
+
+    assert of(Losses(), [1.0, 3.0, 5.0]) == 3.0
+    assert of(Losses(first=2.0), [1.0, 3.0, 5.0]) == 2.5
+    assert of(Losses(first=7.0), [4.0]) == 4.0
+    assert of(Losses(answers="sum"), [1.0, 3.0, 5.0]) == 9.0
+    assert of(Losses(answers="sum", first=2.0), [1.0, 3.0, 5.0]) == 10.0
+    assert Losses().share(0) == Losses(answers="sum").share(0) == 1
 
 
 def test_the_error_of_the_predicted_iou_is_squared_or_absolute():

@@ -116,7 +116,7 @@ def tight():
 
 def test_the_loss_is_a_masks_mean_over_answers_and_the_batchs_over_masks():
     module, batch = tight(), batch_of(0, 1, 2, without=[1])
-    module._trainer = SimpleNamespace(world_size=1, global_step=0, global_rank=0)
+    module._trainer = SimpleNamespace(world_size=1, global_step=0, global_rank=0, accumulate_grad_batches=1)
     module.log = lambda *_, **__: None
     terms = []
     module.run(Tight(), batch, on_round=lambda turn: terms.append(module.loss(turn.prediction, batch.masks).total))
@@ -132,7 +132,7 @@ def test_targets_say_which_mask_a_row_asks_for():
             yield PromptSet(scene.image_index[back], given, multimask=True, target=back)
 
     module, batch, seen = tight(), batch_of(0, 1), []
-    module._trainer = SimpleNamespace(world_size=1, global_step=0, global_rank=0)
+    module._trainer = SimpleNamespace(world_size=1, global_step=0, global_rank=0, accumulate_grad_batches=1)
     module.log = lambda *_, **__: None
     module.task = Backwards()
     loss = module.loss
@@ -238,7 +238,7 @@ def test_two_ranks_are_one_and_none_waits_for_ever(tmp_path):
     assert len(together) == len(STEPS)
     for (both, without), found in zip(STEPS, together, strict=True):
         module = tight()
-        module._trainer = SimpleNamespace(world_size=1, global_step=0, global_rank=0)
+        module._trainer = SimpleNamespace(world_size=1, global_step=0, global_rank=0, accumulate_grad_batches=1)
         module.log = lambda *_, **__: None
         SamModule.training_step(module, batch_of(*both[0], *both[1], without=without), 0).backward()
         largest = 0.0

@@ -446,7 +446,7 @@ def test_answers_go_back_in_order_and_every_round_is_told_before_the_task_sees_i
 
 def test_a_step_without_a_mask_is_zero_loss_and_zero_gradients_everywhere():
     module = fitting.module()
-    module._trainer = SimpleNamespace(world_size=1, global_step=0, global_rank=0)
+    module._trainer = SimpleNamespace(world_size=1, global_step=0, global_rank=0, accumulate_grad_batches=1)
     batch = scene(some_masks(0)).batch
     loss = type(module).training_step(module, batch, 0)
     loss.backward()

@@ -46,6 +46,7 @@ class Interactive(Task):
             raise ValueError(f"stop: a chance from 0 to 1, not {stop:g}")
         self.corrections, self.correct_with = corrections, correct_with
         self.mask_only, self.stop, self.detach = mask_only, stop, detach
+        self.attached = not detach
 
     def rounds(self, scene: Scene) -> Generator[PromptSet, Prediction, Result]:
         """Yield the passes' prompts for all K masks at once; the result is "iou", (passes, K)."""
