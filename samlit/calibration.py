@@ -20,18 +20,23 @@ class Reliability(NamedTuple):
     Attributes:
         predicted: Mean predicted IoU, 0 where a bin is empty.
         actual: Mean IoU with the truth, 0 where a bin is empty.
-        count: Answers.
+        answers: How many.
     """
 
     predicted: list[float]
     actual: list[float]
-    count: list[float]
+    answers: list[float]
+
+    @property
+    def total(self) -> float:
+        """Answers in all bins."""
+        return sum(self.answers)
 
     @property
     def error(self) -> float:
         """The expected calibration error (arXiv 1706.04599): |predicted - actual| of a bin, averaged over answers."""
         off = sum(n * abs(p - a) for p, a, n in zip(*self, strict=True))
-        return off / max(sum(self.count), 1.0)
+        return off / max(self.total, 1.0)
 
 
 class Calibration(Metric):
@@ -51,7 +56,7 @@ class Calibration(Metric):
     total: Tensor
 
     def update(self, predicted: Tensor, actual: Tensor) -> None:
-        """Take in answers, (P,) each; a predicted IoU is a raw value and may lie outside 0 to 1: then it counts as 0 or 1."""
+        """Take in answers, (P,) each; a predicted IoU is a raw value, outside 0 to 1 it counts as the nearer end."""
         predicted = predicted.double().nan_to_num(0.0).clamp(0, 1)
         at = (predicted * self.bins).long().clamp(max=self.bins - 1)
         self.total.index_add_(1, at, torch.stack([predicted, actual.double(), torch.ones_like(predicted)]))

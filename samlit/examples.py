@@ -165,10 +165,11 @@ def _most(trainer: pl.Trainer, mine: list[_Extreme], count: int) -> list[Batch]:
     of_rank: list[Any] = [None] * trainer.world_size
     torch.distributed.all_gather_object(of_rank, [extreme.order for extreme in mine])
     places = sorted((order, rank, n) for rank, orders in enumerate(of_rank) for n, order in enumerate(orders))
-    return [
-        trainer.strategy.broadcast(mine[n].batch if rank == trainer.global_rank else None, src=rank)
-        for _, rank, n in places[:count]
-    ]
+    found: list[Batch] = []
+    for _, rank, n in places[:count]:
+        sent: Any = mine[n].batch if rank == trainer.global_rank else None
+        found.append(trainer.strategy.broadcast(sent, src=rank))
+    return found
 
 
 def _played(module: SamModule, batch: Batch) -> list[Example]:

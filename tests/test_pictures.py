@@ -56,7 +56,7 @@ def test_the_sheet_has_a_band_for_each_example_and_a_column_for_each_round(squar
         image, mask, (60, 60), phrase="a very long phrase that certainly does not fit below a picture", answers=rounds
     )
     sheet, more = pictures.contact_sheet([one]), pictures.contact_sheet([one, one], "title")
-    assert pictures._columns([one]) == ["1 point", "2 points", "3 points", "5 points", "8 points", "1 box"]
+    assert pictures.rounds_to_show([one]) == ["1 point", "2 points", "3 points", "5 points", "8 points", "1 box"]
     assert more.width == sheet.width > 7 * pictures.CELL
     assert more.height > sheet.height + 2 * round(pictures.CELL * 40 / 60)
     assert pictures.contact_sheet([]).height > 0
@@ -105,7 +105,7 @@ def test_the_learning_curve_takes_any_history():
 
 @pytest.mark.parametrize("values", [[], [0.5], [0.1, 0.1, 0.1, 0.9], [0.98, 0.99, 1.0]])
 def test_labels_stay_apart_and_in_order(values):
-    placed = pictures._apart(values, 0.06, 1.0)
+    placed = pictures.apart(values, 0.06, 1.0)
     assert all(b - a > 0.0599 for a, b in itertools.pairwise(placed))
     assert max(placed, default=0) <= 1
     assert all(abs(a - b) < 0.13 for a, b in zip(placed, values, strict=True))
