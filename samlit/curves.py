@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from samlit.calibration import Reliability
-from samlit.pictures import BLUE, GREY, INK, ORANGE, apart, hexadecimal, series, smooth
+from samlit.pictures import BLUE, GREY, INK, apart, hexadecimal, series, smooth
 
 __all__ = ["by_pass", "passes", "reliability"]
 
@@ -47,11 +47,12 @@ def by_pass(history: Sequence[Mapping[str, float]], title: str = "") -> bytes:
         axes.set_xlim(0, max([row["step"] for row in history], default=1))
         axes.set_ylim(0, 1 if name == "miou" else None)
     labels.sort()
-    for (value, text, colour), y in zip(labels, apart([value for value, _, _ in labels], 0.055, 1.0), strict=True):
+    places = apart([value for value, _, _ in labels], 0.055, 1.0)
+    for n, ((value, text, colour), y) in enumerate(zip(labels, places, strict=True)):
         right.annotate(
             text,
             (1, value),
-            (1.02, y),
+            (1.02, max(y, 0.055 * n)),
             xycoords="axes fraction",
             fontsize=8.5,
             color=colour,
@@ -74,14 +75,17 @@ def reliability(found: Reliability, title: str = "") -> bytes:
     bins = len(count)
     middle, width = (np.arange(bins) + 0.5) / bins, 0.92 / bins
     _axes(left, "mean actual IoU", "predicted IoU")
-    left.bar(middle[some], actual[some], width, color=hexadecimal(BLUE), alpha=0.85)
-    for x, p, a in zip(middle[some], predicted[some], actual[some], strict=True):
-        left.plot([x - width / 2, x + width / 2], [p, p], color=hexadecimal(INK), linewidth=1.6)
-        left.fill_between([x - width / 2, x + width / 2], min(p, a), max(p, a), color=hexadecimal(ORANGE), alpha=0.4)
+    left.bar(middle[some], np.minimum(predicted, actual)[some], width, color=hexadecimal(BLUE), alpha=0.85)
+    for more, less, colour in ((actual, predicted, "#9cc3f5"), (predicted, actual, "#f2a48f")):
+        off = some & (more > less)
+        left.bar(middle[off], (more - less)[off], width, less[off], color=colour)
+    for x, a in zip(middle[some], actual[some], strict=True):
+        left.plot([x - width / 2, x + width / 2], [a, a], color=hexadecimal(INK), linewidth=2)
     left.plot([0, 1], [0, 1], color="#8d939c", linewidth=1, linestyle=":")
     left.text(0.03, 0.95, f"calibration error {found.error:.3f}", fontsize=10, color=hexadecimal(INK), va="top")
-    said = "black: mean predicted; orange: how far it is off"
-    left.text(0.03, 0.885, said, fontsize=8.5, color=hexadecimal(GREY), va="top")
+    for y, colour, said in ((0.875, "#f2a48f", "predicted too high"), (0.82, "#9cc3f5", "predicted too low")):
+        left.text(0.03, y, "■", fontsize=10, color=colour, va="top")
+        left.text(0.06, y, said, fontsize=8.5, color=hexadecimal(GREY), va="top")
     left.set_xlim(0, 1)
     left.set_ylim(0, 1)
     _axes(right, "share of the answers", "predicted IoU")

@@ -13,6 +13,8 @@ __all__ = ["Tally"]
 
 MOST = 64
 """Passes that are told apart; the paper has 11."""
+STEP = ("focal", "dice", "iou", "miou", "miou_first", "miou_last")
+"""What is told of a step, a mean over its passes or of the first and the last."""
 
 
 class Tally:
@@ -31,35 +33,39 @@ class Tally:
         self.images += images
         self.answers += sum(len(terms.total) for terms in passes)
         if self._passes is None or self._steps is None:
-            self._passes = torch.zeros(len(Terms._fields) + 1, MOST, device=loss.device)
-            self._steps = torch.zeros(2, device=loss.device)
-        self._steps += torch.stack([loss.detach().float(), torch.ones_like(loss, dtype=torch.float32)])
+            self._passes = torch.zeros(3, MOST, device=loss.device)
+            self._steps = torch.zeros(2 + len(STEP) + 1, device=loss.device)
+        one = torch.ones_like(loss, dtype=torch.float32)
+        self._steps[:2] += torch.stack([loss.detach().float(), one])
+        if not passes:
+            return
+        # (passes, terms): a pass counts as much as any other of its step.
+        mean = torch.stack([torch.stack(list(terms)).detach().float().mean(1) for terms in passes])
+        _, focal, dice, iou, actual = mean.unbind(1)
+        step = (focal.mean(), dice.mean(), iou.mean(), actual.mean(), actual[0], actual[-1], one)
+        self._steps[2:] += torch.stack(step)
         for number, terms in enumerate(passes[:MOST]):
-            rows = torch.stack([*terms, torch.ones_like(terms.total)]).detach()
+            rows = torch.stack([terms.total, terms.actual_iou, torch.ones_like(terms.total)]).detach()
             self._passes[:, number] += rows.float().sum(1)
 
-    def take(self, reduce: Callable[[Tensor], Tensor] = lambda total: total) -> dict[str, float]:
+    def take(self, add_up: Callable[[Tensor], Tensor] = lambda total: total) -> dict[str, float]:
         """The means by name since the last time, empty where there were none; the device finishes first.
 
         A step's loss is normalised by the masks of all ranks, so the mean over ranks is the loss of the whole batch.
 
         Args:
-            reduce: Adds up over ranks, all of which must come here.
+            add_up: Over ranks, all of which must come here.
         """
         if self._passes is None or self._steps is None:
             return {}
-        total = reduce(torch.cat([self._steps, self._passes.flatten()])).cpu()
+        total = add_up(torch.cat([self._steps, self._passes.flatten()])).tolist()
         self._passes, self._steps = None, None
-        means = {"train/loss": float(total[0] / total[1])}
-        *sums, count = total[2:].view(-1, MOST)
-        passes = count.count_nonzero()
-        if not passes:
-            return means
-        mean = Terms(*(x[:passes] / count[:passes] for x in sums))
-        for name in ("focal", "dice", "iou"):
-            means[f"train/{name}"] = float(getattr(mean, name).mean())
-        means["train/miou"] = float(mean.actual_iou.mean())
-        means["train/miou_first"], means["train/miou_last"] = float(mean.actual_iou[0]), float(mean.actual_iou[-1])
-        for number, (one, iou) in enumerate(zip(mean.total.tolist(), mean.actual_iou.tolist(), strict=True), 1):
-            means[f"train/pass_{number:02}/loss"], means[f"train/pass_{number:02}/miou"] = one, iou
+        loss, steps, *of_step = total[: 3 + len(STEP)]
+        means = {"train/loss": loss / steps}
+        if of_step[-1]:
+            means |= {f"train/{name}": x / of_step[-1] for name, x in zip(STEP, of_step, strict=False)}
+        rest = total[3 + len(STEP) :]
+        for number, (one, iou, count) in enumerate(zip(rest, rest[MOST:], rest[2 * MOST :], strict=False), 1):
+            if count:
+                means |= {f"train/pass_{number:02}/loss": one / count, f"train/pass_{number:02}/miou": iou / count}
         return means
