@@ -78,18 +78,23 @@ class Mask(Decoder):
         tokens = torch.cat([own.expand(rows, -1, -1), sparse.tokens], 1)
         valid = F.pad(sparse.valid, (len(own), 0), value=True)
         which = slice(1, None) if multimask else slice(0, 1) if multimask is False else slice(None)
+        wanted = self._wanted(which)
         found = []
         for some in parts(rows, 2 * c * h * w, image_index.device):
             about = _images(image_index[some], b)
             added = dense if dense is None or len(dense) == 1 else dense[some]
             seen, unseen = _seen(valid[some])
-            answer, cells = self._transform(embedding, position, about, tokens[some][:, seen], unseen, added)
+            answer, cells = self._transform(embedding, position, about, tokens[some][:, seen], unseen, added, wanted)
             logits = self._draw(embedding, about, answer, cells, which)
             iou: Tensor = self.iou_prediction_head(answer[:, 0])
             found.append((logits, iou[:, which]))
         if len(found) == 1:
             return found[0]
         return torch.cat([logits for logits, _ in found]), torch.cat([iou for _, iou in found])
+
+    def _wanted(self, which: slice) -> int:
+        """How many of its own tokens, the first ones, the masks named and their IoU are made of."""
+        return 1 + len(range(self.mask_tokens.num_embeddings)[: which.stop])
 
     def _tokens(self) -> Tensor:
         """The decoder's own tokens, which stand before a prompt's."""
@@ -103,18 +108,21 @@ class Mask(Decoder):
         tokens: Tensor,
         unseen: Tensor | None,
         dense: Tensor | None,
+        wanted: int,
     ) -> tuple[Tensor, Tensor]:
-        """Tokens (n, T, C) and cells (n, hw, C) after the two-way attention."""
+        """The first, wanted tokens (n, wanted, C), and cells (n, hw, C), after the two-way attention."""
         cells = embedding.kept.get("mask.cells", (embedding.image,), lambda: _cells(embedding.image))
         if dense is not None and dense.shape[-2:] != (1, 1):
-            out: tuple[Tensor, Tensor] = self.transformer(tokens, unseen, pick(cells, about) + _cells(dense), position)
+            out: tuple[Tensor, Tensor] = self.transformer(
+                tokens, unseen, pick(cells, about) + _cells(dense), position, wanted=wanted
+            )
             return out
         # Without a mask prompt the prompts of an image share their first look at it, also from call to call.
         made_of = (cells, position, *self.transformer.projections())
         projected = embedding.kept.get("mask.projected", made_of, lambda: self.transformer.project(cells, position))
         projected = Projected(*(pick(x, about) for x in projected))
         flat = None if dense is None else dense.flatten(1)
-        out = self.transformer(tokens, unseen, pick(cells, about), position, projected, flat)
+        out = self.transformer(tokens, unseen, pick(cells, about), position, projected, flat, wanted)
         return out
 
     def _draw(self, embedding: Embedding, about: slice | Tensor, tokens: Tensor, cells: Tensor, which: slice) -> Tensor:
