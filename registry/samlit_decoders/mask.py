@@ -83,8 +83,8 @@ class Mask(Decoder):
         for some in parts(rows, 2 * c * h * w, image_index.device):
             about = _images(image_index[some], b)
             added = dense if dense is None or len(dense) == 1 else dense[some]
-            seen, unseen = _seen(valid[some])
-            answer, cells = self._transform(embedding, position, about, tokens[some][:, seen], unseen, added, wanted)
+            given, unseen = _packed(tokens[some], valid[some])
+            answer, cells = self._transform(embedding, position, about, given, unseen, added, wanted)
             logits = self._draw(embedding, about, answer, cells, which)
             iou: Tensor = self.iou_prediction_head(answer[:, 0])
             found.append((logits, iou[:, which]))
@@ -192,16 +192,18 @@ def pick(x: Tensor, about: slice | Tensor) -> Tensor:
     return x[about] if isinstance(about, slice) else x.index_select(0, about)
 
 
-def _seen(valid: Tensor) -> tuple[slice | Tensor, Tensor | None]:
-    """Which of the tokens (n, T) to keep, and minus infinity where a row does not have one that is kept.
+def _packed(tokens: Tensor, valid: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Tokens (n, T, C) with those that count first, as many as the longest row has; and minus infinity for others.
 
-    Nothing is left out in training: what a weight gets then must not depend on what was drawn.
+    A row's first token always counts; which ones a row has differs from row to row where prompts are of several types.
     """
-    unseen = torch.zeros(valid.shape, device=valid.device).masked_fill(~valid, -torch.inf)
-    if torch.is_grad_enabled() or not _at_hand(valid):
-        return slice(None), unseen
-    some = valid.any(0)
-    return some, None if valid[:, some].all() else unseen[:, some]
+    if _at_hand(valid) and not valid.all():
+        most = int(valid.sum(1).max())
+        order = valid.to(torch.uint8).argsort(stable=True, dim=1, descending=True)[:, :most]
+        tokens, valid = tokens.gather(1, order[:, :, None].expand(-1, -1, tokens.shape[2])), valid.gather(1, order)
+    if _at_hand(valid) and valid.all():
+        return tokens, None
+    return tokens, torch.zeros(valid.shape, device=valid.device).masked_fill(~valid, -torch.inf)
 
 
 def _cells(image: Tensor) -> Tensor:
