@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from samlit.model import Sam
-from samlit.structures import Embedding, PromptSet, Ragged
+from samlit.structures import PromptSet, Ragged
 
 __all__ = ["Cost", "Skeleton", "cost", "peak", "skeleton", "without_values"]
 
@@ -99,13 +101,13 @@ def cost(bones: Skeleton, trained: Mapping[str, bool], side: int, images: int, a
         asked: Its prompts, without values.
     """
     net = bones.net
-    with torch.compiler.set_stance("force_eager"), bones.mode:
+    # What is compiled must not look at values, which a processor has at hand: here they are none.
+    no_values = patch.object(torch.compiler, "is_compiling", lambda: True)
+    with torch.compiler.set_stance("force_eager"), bones.mode, no_values, torch.no_grad():
         pixels, attention = torch.zeros(1, 3, side, side, dtype=torch.uint8), _Attention()
-        # In half precision, as a GPU computes: a processor's own way, chunk by chunk, takes longer to count.
-        half = torch.autocast("cpu", torch.bfloat16)
-        with torch.no_grad(), half, FlopCounterMode(display=False) as counter, attention:
+        with _Products() as products, attention:
             embedding = net.embed(pixels, torch.full((1, 2), side))
-        image = counter.get_total_flops() + attention.flops
+        image = products.flops + attention.flops
         of_kind: dict[object, list[PromptSet]] = {}
         for prompts in asked:
             of_kind.setdefault((prompts.multimask, *prompts.given), []).append(prompts)
@@ -116,14 +118,29 @@ def cost(bones: Skeleton, trained: Mapping[str, bool], side: int, images: int, a
             rows = max(len(middle) // images, 1)
             given = {n: Ragged(_blank(v, rows), _blank(valid, rows)) for n, (v, valid) in middle.given.items()}
             index = torch.zeros(rows, dtype=torch.int64)
-            with FlopCounterMode(display=False) as counter:  # with gradients: without them a decoder looks at values
-                net.answer(_floats(embedding), PromptSet(index, given, middle.multimask), (side, side))
-            total += counter.get_total_flops() / rows * sum(map(len, same))
+            with _Products() as products:
+                net.answer(embedding, PromptSet(index, given, middle.multimask), (side, side))
+            total += products.flops / rows * sum(map(len, same))
     inside = {name: learns for name, learns in trained.items() if name.startswith("encoder.")}
     outside = {name: learns for name, learns in trained.items() if name not in inside}
     sizes = {name: p.numel() for name, p in net.named_parameters()}
     answer = total / max(sum(map(len, asked)), 1) * _with_backward(outside, sizes, any(trained.values()))
     return Cost(image * _with_backward(inside, sizes, any(inside.values())), answer)
+
+
+class _Products(TorchDispatchMode):
+    """Counts matrix products and convolutions by torch's own formulas."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called for every operation."""
+        result = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=result)
+        return result
 
 
 class _Attention(TorchFunctionMode):
@@ -155,10 +172,6 @@ def _with_backward(trained: Mapping[str, bool], sizes: Mapping[str, int], goes_t
 
 def _tokens(prompts: PromptSet) -> int:
     return sum(given.valid.shape[1] for given in prompts.given.values())
-
-
-def _floats(embedding: Embedding) -> Embedding:
-    return Embedding(embedding.image.float(), tuple(x.float() for x in embedding.early))
 
 
 def _blank(like: Tensor, rows: int) -> Tensor:

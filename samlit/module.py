@@ -183,6 +183,8 @@ class SamModule(pl.LightningModule):
             "iou": each mask's mean over all numbers of the results, (K,); nothing where results are not of masks.
         """
         embedding = self.embed(batch)
+        none = embedding.image.new_zeros(0)
+        self.calibration.update(none, none)  # a rank without masks has seen a batch too
         by_mask: list[Tensor] = []
         for task, metric in zip(self.validation, self.metrics, strict=True):
 
@@ -215,9 +217,10 @@ class SamModule(pl.LightningModule):
             self.log_dict({f"val/{name}": value for name, value in scores.items()}, sync_dist=True)
             self.log("val/miou", torch.stack(list(scores.values())).mean(), prog_bar=True, sync_dist=True)
         self.scores = {name: float(value) for name, value in scores.items()}
-        self.reliability = self.calibration.compute()
-        self.calibration.reset()
-        if self.reliability.total:
+        if self.validation:
+            self.reliability = self.calibration.compute()
+            self.calibration.reset()
+        if self.reliability is not None and self.reliability.total:
             self.log("val/iou_calibration", self.reliability.error, sync_dist=True)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:

@@ -133,7 +133,8 @@ class Wandb(WandbLogger):
         self._kept.add((path, step))
         best, last = (str(getattr(callback, name, "")) for name in ("best_model_path", "last_model_path"))
         newest = max(self._step_of.values(), default=step)
-        aliases = ["best"] * (path == best) + ["last"] * (path == last or (path == best and step == newest))
+        both = self._keeps == "best" and step == newest
+        aliases = ["best"] * (path == best) + ["last"] * (path == last or both)
         score = callback.best_model_score if path == best else None
         about = {"step": step, "file": Path(path).name, "monitor": callback.monitor, **self._scores}
         if score is not None:
