@@ -128,7 +128,7 @@ def cost(bones: Skeleton, trained: Mapping[str, bool], side: int, images: int, a
     return Cost(image * _with_backward(inside, sizes, any(inside.values())), answer)
 
 
-class _Products(TorchDispatchMode):
+class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts matrix products and convolutions by torch's own formulas."""
 
     def __init__(self) -> None:
