@@ -17,9 +17,9 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from samlit import arguments, complaints, plugins, recipe
-from samlit.checkpointing import Checkpoints
+from samlit.checkpointing import PREVIOUS, Checkpoints, damage
 from samlit.datamodule import SamData
-from samlit.errors import UsageError, one_line
+from samlit.errors import SamlitError, UsageError, one_line
 from samlit.module import SamModule
 from samlit.progress import ProgressBar
 from samlit.report import Report
@@ -56,6 +56,9 @@ def seed(everything: bool | int | None) -> int:
 
 RUN_FOLDER = "SAMLIT_RUN_FOLDER"
 """Environment variable by which the first process of a run tells the others of its machine which folder it took."""
+
+CHECKPOINT = "SAMLIT_CHECKPOINT"
+"""Likewise, which checkpoint it goes on from: one process reads it through."""
 
 
 class SamCLI(LightningCLI):
@@ -163,12 +166,33 @@ def free_folder(folder: Path) -> str:
 
 
 def newest_checkpoint(folder: Path) -> str | None:
-    """The checkpoint that was written last in a run's folder or its numbered successors; `last.ckpt` before others."""
+    """The checkpoint that was written last in a run's folder or its numbered successors; `last.ckpt` before others.
+
+    A damaged one is told of, and the one before it is taken.
+
+    Raises:
+        SamlitError: All are damaged.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0" and CHECKPOINT in os.environ:
+        return os.environ[CHECKPOINT]
     successor = re.compile(re.escape(folder.name) + r"(-\d+)?")
     runs = [folder, *(f for f in folder.parent.glob(f"{folder.name}-*") if successor.fullmatch(f.name))]
-    for pattern in ("last*.ckpt", "*.ckpt"):
-        if found := sorted((c for run in runs for c in run.rglob(pattern)), key=lambda file: file.stat().st_mtime):
-            return str(found[-1])
+    damaged: list[str] = []
+    for pattern in ("last*.ckpt", PREVIOUS, "*.ckpt"):
+        found = {c for run in runs for c in run.rglob(pattern)}
+        for file in sorted(found, key=lambda file: file.stat().st_mtime, reverse=True):
+            if str(file) in damaged:
+                continue
+            before = file.with_name(PREVIOUS)
+            for one in (file, before) if before.exists() else (file,):
+                if place := damage(one):
+                    damaged += [str(one)]
+                    warnings.warn(f"the checkpoint {one} is damaged (at {place}): going on from another", stacklevel=1)
+                    continue
+                os.environ[CHECKPOINT] = str(one)
+                return str(one)
+    if damaged:
+        raise SamlitError(f"--ckpt_path last: every checkpoint is damaged ({', '.join(damaged)})")
     return None
 
 

@@ -12,8 +12,9 @@ from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
 from samlit.adamw import AdamW
+from samlit.checkpointing import save_now
 from samlit.ema import put_averages, put_weights
-from samlit.gradients import Gradients
+from samlit.gradients import Diverged, Gradients
 from samlit.memory import ENCODER, OPTIMIZER, PASS, needing
 from samlit.model import Sam
 from samlit.optim import Optim
@@ -46,9 +47,13 @@ class Steps(pl.LightningModule):
         self._swapped_on_disk = False
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """End the run where nothing can be learned any more."""
+        """End the run where nothing can be learned any more; the weights are good, and are saved."""
         if self._gradients is not None:
-            self._gradients.check()
+            try:
+                self._gradients.check()
+            except Diverged:
+                save_now(self.trainer)
+                raise
 
     def on_train_end(self) -> None:
         """Tell what was left out last."""
