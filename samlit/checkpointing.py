@@ -23,7 +23,7 @@ LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 """Files of the last checkpoint and of the one before it."""
 
 TRIES = 3
-"""Saves in a row that may fail before the run ends."""
+"""Steps in a row whose checkpoint may fail before the run ends."""
 
 
 class AtomicIO(TorchCheckpointIO):
@@ -154,7 +154,8 @@ class Checkpoints(ModelCheckpoint):
         )
         self.last_every = last_every
         self._last_step = 0
-        self._fault, self._failed = "", 0
+        self._fault = ""
+        self._failed: set[int] = set()  # steps, since one was written
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find the folder, and let the trainer write atomically."""
@@ -197,14 +198,14 @@ class Checkpoints(ModelCheckpoint):
         if self._may_save(trainer):
             self.save_now(trainer)
 
-    def save_now(self, trainer: pl.Trainer) -> Path:
-        """Save the last one unless it is saved; its file.
+    def save_now(self, trainer: pl.Trainer, again: bool = False) -> Path:
+        """Save the last one unless this step's is saved, or even then; its file.
 
         Raises:
             SamlitError: It cannot be written.
         """
         self._fault = ""
-        self._save_last(trainer)
+        self._save_last(trainer, again)
         if self._fault:
             raise SamlitError(f"{self._fault}: what was learned since then is lost; make room, then --ckpt_path last")
         return Path(str(self.dirpath), LAST)
@@ -248,9 +249,9 @@ class Checkpoints(ModelCheckpoint):
         finally:
             io.patient = False
         self._fault = trainer.strategy.broadcast(str(io.fault or ""))
-        self._failed = self._failed + 1 if self._fault else 0
-        if self._failed >= TRIES:
-            raise SamlitError(f"{self._fault}, {TRIES} times in a row: make room, then go on with --ckpt_path last")
+        self._failed = self._failed | {trainer.global_step} if self._fault else set()
+        if len(self._failed) >= TRIES:
+            raise SamlitError(f"{self._fault}; {TRIES} times in a row: make room, then go on with --ckpt_path last")
         if self._fault:
             told = f"step {trainer.global_step}: {self._fault}; training goes on, the next save may find room"
             warnings.warn(told, stacklevel=1)
@@ -271,15 +272,19 @@ BEST = ("kth_best_model_path", "kth_value", "best_model_score", "best_model_path
 """What Lightning remembers of the best checkpoint."""
 
 
-def save_now(trainer: pl.Trainer) -> Path | None:
+def save_now(trainer: pl.Trainer, again: bool = False) -> Path | None:
     """Save a run's last checkpoint, for it is about to end: its file, or None where a run keeps none.
+
+    Args:
+        trainer: Of the run.
+        again: Also where this step's is saved.
 
     Raises:
         SamlitError: It cannot be written.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Checkpoints):
-            return callback.save_now(trainer)
+            return callback.save_now(trainer, again)
     return None
 
 

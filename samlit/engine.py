@@ -23,6 +23,7 @@ from samlit.errors import SamlitError, UsageError, one_line
 from samlit.module import SamModule
 from samlit.progress import ProgressBar
 from samlit.report import Report
+from samlit.signals import Ended, Signals
 from samlit.tracking import Tracking, Wandb
 
 __all__ = ["Parser", "SamCLI", "run"]
@@ -121,7 +122,7 @@ class SamCLI(LightningCLI):
         """
         unwanted: list[type[Callback]] = []
         if self.subcommand != "fit":
-            unwanted = [Report, Tracking, Checkpoints]
+            unwanted = [Report, Tracking, Checkpoints, Signals]
             if isinstance(config.get("logger"), Wandb):
                 config["logger"] = False
         if config.get("enable_progress_bar") is False:
@@ -150,6 +151,7 @@ CALLBACKS: dict[type[Callback], str] = {
     Report: "report",
     Tracking: "tracking",
     Checkpoints: "checkpoints",
+    Signals: "signals",
     ProgressBar: "progress",
 }
 
@@ -225,11 +227,21 @@ def run(command: str, line: arguments.CommandLine) -> int:
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning has shut down in order, and then exits with 1
             raise KeyboardInterrupt from None
+        if not error.code:
+            _part()
         return int(error.code or 0)
+    except Ended:
+        _part()
+        raise
     folder = cli.trainer.log_dir  # asked on every rank: the answer is broadcast
     if command == "fit" and folder and cli.trainer.is_global_zero:
         print(f"samlit: the run is in {folder}", file=sys.stderr)
+    _part()
+    return 0
+
+
+def _part() -> None:
+    """Part from the other ranks, where all have come to their end."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         # Left to the end of the process, gloo's threads may be cut off in the middle: an abort after all went well.
         torch.distributed.destroy_process_group()
-    return 0
