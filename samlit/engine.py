@@ -55,6 +55,9 @@ def seed(everything: bool | int | None) -> int:
     return 0 if everything is None or isinstance(everything, bool) else everything
 
 
+LARGE = 50_000_000
+"""Weights of an encoder that learns little from masks alone if it knows nothing at all."""
+
 RUN_FOLDER = "SAMLIT_RUN_FOLDER"
 """Environment variable by which the first process of a run tells the others of its machine which folder it took."""
 
@@ -105,10 +108,19 @@ class SamCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Called by Lightning before its launcher."""
-        if self.config[self.config.subcommand].get("ckpt_path"):
+        resumes = bool(self.config[self.config.subcommand].get("ckpt_path"))
+        if resumes:
             self.model.weights = None  # the checkpoint has its own, and the file may be gone by now
         self.model.start()  # here already, so that what is wrong with the weights is said once
         _prepare(self)
+        large = sum(p.numel() for p in self.model.net.encoder.parameters()) > LARGE
+        own = getattr(self.model.net.encoder, "pretrained", False)  # as timm's bring along
+        if large and not (self.model.weights or own or resumes) and os.environ.get("LOCAL_RANK", "0") == "0":
+            print(
+                "samlit: the encoder starts from new weights, where SAM's started from masked autoencoders': "
+                "--model.weights NAME, with a name of `samlit list weights`",
+                file=sys.stderr,
+            )
 
     def before_validate(self) -> None:
         """Called by Lightning before its launcher."""

@@ -236,7 +236,8 @@ class Report(pl.Callback):
         if self.best and 0 < few < self.best["masks"]:
             about += f"; GrabCut and the box on {few:.0f} of them"
         after = [f"checkpoint: {checkpoint}"] if checkpoint else []
-        after.append(f"pictures:   {_near(folder)}{os.sep} (learning_curve.png, examples.png)")
+        if there := [name for name in ("learning_curve.png", "examples.png") if (folder / name).exists()]:
+            after.append(f"pictures:   {_near(folder)}{os.sep} ({', '.join(there)})")
         if checkpoint:
             after += ["", "next, try:"]
             for what, command in self._next(trainer, checkpoint):
