@@ -132,7 +132,7 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts matrix products and convolutions by torch's own formulas."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
