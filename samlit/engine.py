@@ -17,13 +17,14 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from samlit import arguments, complaints, plugins, recipe
-from samlit.checkpointing import Checkpoints
+from samlit.checkpointing import PREVIOUS, Checkpoints, damage
 from samlit.datamodule import SamData
-from samlit.errors import UsageError, one_line
+from samlit.errors import SamlitError, UsageError, one_line
 from samlit.loggers import Csv, Tensorboard
 from samlit.module import SamModule
 from samlit.progress import ProgressBar
 from samlit.report import Report
+from samlit.signals import Ended, Signals
 from samlit.speed import Speed
 from samlit.tracking import Tracking, Wandb
 
@@ -61,6 +62,9 @@ LARGE = 50_000_000
 
 RUN_FOLDER = "SAMLIT_RUN_FOLDER"
 """Environment variable by which the first process of a run tells the others of its machine which folder it took."""
+
+CHECKPOINT = "SAMLIT_CHECKPOINT"
+"""Likewise, which checkpoint it goes on from: one process reads it through."""
 
 
 class SamCLI(LightningCLI):
@@ -132,7 +136,7 @@ class SamCLI(LightningCLI):
         """
         unwanted: list[type[Callback]] = []
         if self.subcommand != "fit":
-            unwanted = [Speed, Report, Tracking, Checkpoints]
+            unwanted = [Speed, Report, Tracking, Checkpoints, Signals]
             loggers = config.get("logger")
             loggers = loggers if isinstance(loggers, list) else [loggers]
             if any(isinstance(logger, AT_HOME) for logger in loggers):
@@ -167,6 +171,7 @@ CALLBACKS: dict[type[Callback], str] = {
     Report: "report",
     Tracking: "tracking",
     Checkpoints: "checkpoints",
+    Signals: "signals",
     ProgressBar: "progress",
 }
 
@@ -183,12 +188,33 @@ def free_folder(folder: Path) -> str:
 
 
 def newest_checkpoint(folder: Path) -> str | None:
-    """The checkpoint that was written last in a run's folder or its numbered successors; `last.ckpt` before others."""
+    """The checkpoint that was written last in a run's folder or its numbered successors; `last.ckpt` before others.
+
+    A damaged one is told of, and the one before it is taken.
+
+    Raises:
+        SamlitError: All are damaged.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0" and CHECKPOINT in os.environ:
+        return os.environ[CHECKPOINT]
     successor = re.compile(re.escape(folder.name) + r"(-\d+)?")
     runs = [folder, *(f for f in folder.parent.glob(f"{folder.name}-*") if successor.fullmatch(f.name))]
-    for pattern in ("last*.ckpt", "*.ckpt"):
-        if found := sorted((c for run in runs for c in run.rglob(pattern)), key=lambda file: file.stat().st_mtime):
-            return str(found[-1])
+    damaged: list[str] = []
+    for pattern in ("last*.ckpt", PREVIOUS, "*.ckpt"):
+        found = {c for run in runs for c in run.rglob(pattern)}
+        for file in sorted(found, key=lambda file: file.stat().st_mtime, reverse=True):
+            if str(file) in damaged:
+                continue
+            before = file.with_name(PREVIOUS)
+            for one in (file, before) if before.exists() else (file,):
+                if place := damage(one):
+                    damaged += [str(one)]
+                    warnings.warn(f"the checkpoint {one} is damaged (at {place}): going on from another", stacklevel=1)
+                    continue
+                os.environ[CHECKPOINT] = str(one)
+                return str(one)
+    if damaged:
+        raise SamlitError(f"--ckpt_path last: every checkpoint is damaged ({', '.join(damaged)})")
     return None
 
 
@@ -221,11 +247,21 @@ def run(command: str, line: arguments.CommandLine) -> int:
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning has shut down in order, and then exits with 1
             raise KeyboardInterrupt from None
+        if not error.code:
+            _part()
         return int(error.code or 0)
+    except Ended:
+        _part()
+        raise
     folder = cli.trainer.log_dir  # asked on every rank: the answer is broadcast
     if command == "fit" and folder and cli.trainer.is_global_zero:
         print(f"samlit: the run is in {folder}", file=sys.stderr)
+    _part()
+    return 0
+
+
+def _part() -> None:
+    """Part from the other ranks, where all have come to their end."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         # Left to the end of the process, gloo's threads may be cut off in the middle: an abort after all went well.
         torch.distributed.destroy_process_group()
-    return 0

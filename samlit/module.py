@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
@@ -17,16 +16,18 @@ from samlit.checkpoints import start_from
 from samlit.contracts import Decoder, Encoder, Prompt, Task
 from samlit.loop import Round, drive
 from samlit.losses import Losses, Terms
+from samlit.memory import ENCODER, VALIDATION, needing
 from samlit.model import Sam
 from samlit.optim import Optim
 from samlit.passes import Passes
+from samlit.steps import Steps
 from samlit.structures import Batch, Embedding, Prediction, PromptSet, Result, Scene
 from samlit.tally import Tally
 
 __all__ = ["SamModule"]
 
 
-class SamModule(pl.LightningModule):
+class SamModule(Steps):
     """Trains a promptable model on a task and validates it on others.
 
     Args:
@@ -93,7 +94,8 @@ class SamModule(pl.LightningModule):
 
     def embed(self, batch: Batch) -> Embedding:
         """The batch's images, embedded."""
-        return self.net.embed(batch.image, batch.sizes)
+        with needing(f"embedding {len(batch.image)} images", ENCODER):
+            return self.net.embed(batch.image, batch.sizes)
 
     def run(
         self,
@@ -122,7 +124,8 @@ class SamModule(pl.LightningModule):
             embedded = self.embed(batch) if embedding is None else embedding
 
             def answer(prompts: PromptSet) -> Prediction:
-                return self.net.answer(embedded, prompts, scene.frame)
+                with needing(f"answering {len(prompts)} prompts", VALIDATION):
+                    return self.net.answer(embedded, prompts, scene.frame)
 
         return drive(task, scene, answer, on_round)
 

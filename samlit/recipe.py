@@ -62,6 +62,7 @@ SECTIONS = {
     "report": ("samlit.report", "Report"),
     "tracking": ("samlit.tracking", "Tracking"),
     "checkpoints": ("samlit.checkpointing", "Checkpoints"),
+    "signals": ("samlit.signals", "Signals"),
     "progress": ("samlit.progress", "ProgressBar"),
 }
 OPTIONS = ("config", "seed_everything", "ckpt_path", "weights_only", "verbose", "return_predictions")
