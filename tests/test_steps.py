@@ -12,6 +12,7 @@ from samlit.adamw import AVERAGE, AdamW
 from samlit.checkpointing import Checkpoints
 from samlit.errors import SamlitError
 from samlit.gradients import Diverged, Gradients
+from samlit.kept import Kept, forget
 from samlit.memory import OutOfMemory, needing
 from samlit.muon import Muon
 from samlit.optim import Optim
@@ -176,6 +177,29 @@ def test_what_another_adamw_saved_goes_on(algorithm):
     new.step()  # only the fused one can leave out a step
     for name, value in before.items():
         assert torch.equal(value, module.state_dict()[name])
+
+
+@pytest.mark.parametrize("algorithm", ["adamw", "muon"])
+def test_what_is_kept_of_weights_is_made_again_after_a_step(algorithm):
+    module, kept = net(), Kept()
+    optimizer = optimizer_of(module, algorithm, average=0.5)
+    weights = list(module.parameters())
+
+    def sums():
+        with torch.no_grad():
+            return [float(kept.get(str(i), (w,), lambda w=w: w.sum())) for i, w in enumerate(weights)]
+
+    for change in (optimizer.step, optimizer.step, optimizer.swap):
+        backward(module, 0)
+        before = sums()
+        change()
+        now = sums()
+        assert now == [float(w.detach().sum()) for w in weights]
+        assert all(a != b for a, b in zip(before, now, strict=True))
+    weights[0].data.add_(1.0)  # without a word
+    assert sums()[0] != float(weights[0].detach().sum())
+    forget()
+    assert sums()[0] == float(weights[0].detach().sum())
 
 
 # In a training.
