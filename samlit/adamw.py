@@ -68,6 +68,9 @@ class AdamW(torch.optim.AdamW):
     def _take(self) -> None:
         """Move the weights."""
         super().step()
+        # Fused kernels do not tell that they wrote, and what was made of the weights before (`Kept`) would be kept.
+        moved = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        torch.autograd.graph.increment_version(moved)
 
     @torch.no_grad()
     def _follow(self) -> None:

@@ -13,6 +13,7 @@ from torchmetrics import Metric
 
 from samlit.calibration import Calibration, Reliability, shown_ious
 from samlit.checkpoints import start_from
+from samlit.compiling import compile_parts
 from samlit.contracts import Decoder, Encoder, Prompt, Task
 from samlit.loop import Round, drive
 from samlit.losses import Losses, Terms
@@ -44,6 +45,8 @@ class SamModule(Steps):
             of another project's, of the same model at any image size; an encoder's alone will do.
         masks_at_once: Most prompts that are answered and learned from together; all of a step's if not given. Fewer
             need less memory, and the gradients are the same.
+        compile: Whether encoder and decoder go through torch.compile while training: true, one of its modes such as
+            `max-autotune`, or another backend such as `aot_eager`. The first steps take minutes then.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class SamModule(Steps):
         seed: int = 0,
         weights: str | None = None,
         masks_at_once: int | None = None,
+        compile: bool | str = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -67,7 +71,7 @@ class SamModule(Steps):
         self.loss, self.optim, self.seed, self.weights = loss, optim, seed, weights
         if masks_at_once is not None and masks_at_once < 1:
             raise ValueError(f"masks_at_once: one at least, not {masks_at_once}")
-        self.masks_at_once = masks_at_once
+        self.masks_at_once, self.compiled = masks_at_once, compile
         self.metrics = nn.ModuleList(task.metric() or nn.Identity() for task in self.validation)
         self.calibration = Calibration()
         self.scores: dict[str, float] = {}
@@ -91,6 +95,7 @@ class SamModule(Steps):
         """Start a training; where one goes on, Lightning loads the checkpoint's weights after this."""
         if stage == "fit":
             self.start()
+            compile_parts(self.net, self.compiled)
 
     def embed(self, batch: Batch) -> Embedding:
         """The batch's images, embedded."""

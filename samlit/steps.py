@@ -15,6 +15,7 @@ from samlit.adamw import AdamW
 from samlit.checkpointing import save_now
 from samlit.ema import put_averages, put_weights
 from samlit.gradients import Diverged, Gradients
+from samlit.kept import forget
 from samlit.memory import ENCODER, OPTIMIZER, PASS, needing
 from samlit.model import Sam
 from samlit.optim import Optim
@@ -109,6 +110,7 @@ class Steps(pl.LightningModule):
             for module in self.net.modules():
                 if isinstance(module, FSDPModule):
                     module.reshard()  # what was gathered is of the weights that were there before
+        forget()
 
     def _averaging(self) -> AdamW | None:
         """The optimiser, while there is one."""
