@@ -12,8 +12,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from samlit import freezing
 from samlit.checkpoints import start_from
 from samlit.contracts import Decoder, Encoder, Prompt, Task
+from samlit.datamodule import SamData
 from samlit.loop import Round, drive
 from samlit.losses import Losses, Terms
 from samlit.model import Sam
@@ -39,6 +41,8 @@ class SamModule(pl.LightningModule):
         seed: Of the simulated prompts; `seed_everything`, said once there.
         weights: What a training starts from: published weights (`samlit list weights`), a samlit checkpoint, or a file
             of another project's, of the same model at any image size; an encoder's alone will do.
+        freeze: What is not trained: `encoder`, `prompts`, `decoder`, or any part or parameter in them by its name, with
+            `*` and `?`. Batch norms in it keep their statistics, and no block of it is skipped.
         masks_at_once: Most prompts that are answered and learned from together; all of a step's if not given. Fewer
             need less memory, and the gradients are the same.
     """
@@ -55,6 +59,7 @@ class SamModule(pl.LightningModule):
         optim: Optim = Optim(),  # noqa: B008 - frozen
         seed: int = 0,
         weights: str | None = None,
+        freeze: Sequence[str] = (),
         masks_at_once: int | None = None,
     ) -> None:
         super().__init__()
@@ -65,9 +70,13 @@ class SamModule(pl.LightningModule):
         if masks_at_once is not None and masks_at_once < 1:
             raise ValueError(f"masks_at_once: one at least, not {masks_at_once}")
         self.masks_at_once = masks_at_once
+        freezing.freeze(self.net, freeze)
+        freezing.hold(self.net)
         self.metrics = nn.ModuleList(task.metric() or nn.Identity() for task in self.validation)
         self.scores: dict[str, float] = {}
-        self._started = False
+        self.forgetting_metrics = nn.ModuleList(task.metric() or nn.Identity() for task in self.validation)
+        self.forgetting_scores: dict[str, float] = {}
+        self._started = self._meters = False
 
     def start(self) -> None:
         """Load the weights that a training starts from, once.
@@ -86,9 +95,24 @@ class SamModule(pl.LightningModule):
         if stage == "fit":
             self.start()
 
+    def train(self, mode: bool = True) -> SamModule:
+        """Switch between training and evaluation; what is frozen stays in evaluation."""
+        super().train(mode)
+        freezing.hold(self.net)
+        return self
+
+    def on_fit_start(self) -> None:
+        """Let the images be embedded once, where the data keeps embeddings; the weights are loaded by now."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, SamData):
+            data.keep_embeddings(self.net)
+
     def embed(self, batch: Batch) -> Embedding:
-        """The batch's images, embedded."""
-        return self.net.embed(batch.image, batch.sizes)
+        """The batch's images, embedded, or as they come embedded."""
+        if batch.embedding is not None:
+            return batch.embedding.float()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not freezing.frozen(self.net.encoder)):
+            return self.net.embed(batch.image, batch.sizes)
 
     def run(
         self,
@@ -162,26 +186,35 @@ class SamModule(pl.LightningModule):
         words = ",".join(map(str, (self.seed, *of, "all" if common else self.global_rank)))
         return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=7).digest(), "big")
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Let every validation task's metric read its result."""
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Let every validation task's metric read its result; a second loader is the forgetting meter's."""
         embedding = self.embed(batch)
-        for task, metric in zip(self.validation, self.metrics, strict=True):
+        self._meters = self._meters or dataloader_idx > 0
+        metrics = self.forgetting_metrics if dataloader_idx else self.metrics
+        for task, metric in zip(self.validation, metrics, strict=True):
             result = self.run(task, batch, self._chance(batch_idx), embedding=embedding)
             if isinstance(metric, Metric):
                 metric.update(result)
 
     def on_validation_epoch_end(self) -> None:
-        """Log every number as `val/NAME`, and their mean as `val/miou`."""
+        """Log every number as `val/NAME`, and their mean as `val/miou`; the forgetting meter's as `forgetting/NAME`."""
+        self.scores = self._log_scores("val", self.metrics)
+        self.forgetting_scores = self._log_scores("forgetting", self.forgetting_metrics) if self._meters else {}
+        self._meters = False
+
+    def _log_scores(self, stream: str, metrics: nn.ModuleList) -> dict[str, float]:
+        """Log what the metrics of a stream have come to, and begin them anew."""
         scores: dict[str, Tensor] = {}
-        for metric in self.metrics:
+        for metric in metrics:
             if isinstance(metric, Metric):
                 scores |= metric.compute()
                 metric.reset()
         if scores:
             # The metrics are of all ranks already; to average equal numbers changes none of them.
-            self.log_dict({f"val/{name}": value for name, value in scores.items()}, sync_dist=True)
-            self.log("val/miou", torch.stack(list(scores.values())).mean(), prog_bar=True, sync_dist=True)
-        self.scores = {name: float(value) for name, value in scores.items()}
+            self.log_dict({f"{stream}/{name}": value for name, value in scores.items()}, sync_dist=True)
+            mean = torch.stack(list(scores.values())).mean()
+            self.log(f"{stream}/miou", mean, prog_bar=stream == "val", sync_dist=True)
+        return {name: float(value) for name, value in scores.items()}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a packed batch."""

@@ -38,6 +38,7 @@ SLOTS = {
     "model.validation": "tasks",
     "data.source": "sources",
     "data.validation": "sources",
+    "data.forgetting": "sources",
 }
 
 # Inside a plug-in's own arguments a key of one of these words is a slot too: a task of tasks, a source of sources.
