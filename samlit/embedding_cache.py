@@ -54,7 +54,7 @@ class Embeddings:
 
     def path(self, number: int, mirrored: bool) -> Path:
         """The file of a sample."""
-        name = self.names[number].tobytes().hex()
+        name: str = self.names[number].tobytes().hex()
         return self.folder / name[:2] / f"{name}{'.mirrored' if mirrored else ''}.safetensors"
 
     def read(self, number: int, mirrored: bool = False) -> tuple[npt.NDArray[np.floating], ...]:
@@ -120,9 +120,7 @@ def keep(
             "embeddings out"
         )
     if any(isinstance(parameter, DTensor) for parameter in net.encoder.parameters()):
-        raise UsageError(
-            f"{KEY}: the encoder is sharded over devices; --trainer.strategy ddp has room for a frozen one"
-        )
+        raise UsageError(f"{KEY}: the encoder is sharded over devices; give each all of it: --trainer.strategy ddp")
     place = Path(folder).expanduser() / f"{fingerprint(net.encoder)[:16]}-{side}-{precision}"
     kept = Embeddings(place, np.zeros((len(source), 16), np.uint8))
     wanted: dict[Path, _Wanted] = {}  # an image that is there twice is wanted once
@@ -189,8 +187,9 @@ def _framed(
     def made(want: _Wanted) -> Framed | None:
         sample = _sample(source, want.number)
         try:
-            bare = sample and Sample(sample.key, sample.image, ())
-            return bare and replace(frames.frame(bare, side), mirrored=want.mirrored)
+            if sample is None:
+                return None
+            return replace(frames.frame(Sample(sample.key, sample.image, ()), side), mirrored=want.mirrored)
         except Damaged:
             return None
 
