@@ -24,17 +24,12 @@ class SamData(pl.LightningDataModule):
     Args:
         source: What is trained on.
         validation: What is validated on; nothing if not given.
-        forgetting: What else is validated on, to see what a fine-tuning forgets: something that the model was good at
-            before. Its numbers are `forgetting/NAME`; they choose no checkpoint.
         image_size: Side of the square frame in pixels; images are resized to fit and padded right and below.
         batch_size: Images a step and device.
         max_masks: Most masks of an image while training, drawn at random.
         max_val_masks: Most masks of an image while validating, the first ones.
         max_area: Masks covering more than this share of their image are not trained on.
         augment: How a training image may differ from the one on disk.
-        embeddings: Folder of a cache of image embeddings, for an encoder that is frozen (`model.freeze`): they are
-            computed once, before the training, and the encoder then rests. Of all augmentations only `flip` goes with
-            it.
         epoch_size: Images of an epoch, over all devices; an exact pass over the source if not given.
         shuffle_buffer: Images that are shuffled together, after their shards have been: what reading in order gains,
             against how far apart neighbours come.
@@ -42,25 +37,30 @@ class SamData(pl.LightningDataModule):
             what they are is in `quarantine.jsonl` in the run's folder.
         workers: Loader processes a device.
         seed: Of the order, the masks drawn and the augmentations; `seed_everything`, said once there.
+        forgetting: What else is validated on, to see what a fine-tuning forgets: something that the model was good at
+            before. Its numbers are `forgetting/NAME`; they choose no checkpoint.
+        embeddings: Folder of a cache of image embeddings, for an encoder that is frozen (`model.freeze`): they are
+            computed once, before the training, and the encoder then rests. Of all augmentations only `flip` goes with
+            it.
     """
 
     def __init__(
         self,
         source: Source,
         validation: Source | None = None,
-        forgetting: Source | None = None,
         image_size: int = 1024,
         batch_size: int = 1,
         max_masks: int = 64,
         max_val_masks: int = 256,
         max_area: float = 0.9,
         augment: Augment = Augment(),  # noqa: B008 - frozen
-        embeddings: str | None = None,
         epoch_size: int | None = None,
         shuffle_buffer: int = 16384,
         max_damaged: float = 0.01,
         workers: int = 0,
         seed: int = 0,
+        forgetting: Source | None = None,
+        embeddings: str | None = None,
     ) -> None:
         super().__init__()
         self.source, self.validation, self.forgetting = source, validation, forgetting
