@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -141,11 +142,12 @@ def _parts(prompts: PromptSet, at_once: int | None) -> Iterator[PromptSet]:
 
 
 def _detached(prediction: Prediction) -> Prediction:
-    return Prediction(prediction.logits.detach(), prediction.iou.detach(), prediction.allowed, prediction.frame)
+    return replace(prediction, logits=prediction.logits.detach(), iou=prediction.iou.detach())
 
 
 def _joined(parts: list[Prediction]) -> Prediction:
     if len(parts) == 1:
         return parts[0]
     logits, iou, allowed = (torch.cat([getattr(x, name) for x in parts]) for name in ("logits", "iou", "allowed"))
-    return Prediction(logits, iou, allowed, parts[0].frame)
+    drawn = [part.drawn for part in parts if part.drawn is not None]
+    return Prediction(logits, iou, allowed, parts[0].frame, torch.cat(drawn) if len(drawn) == len(parts) else None)

@@ -185,12 +185,14 @@ class Prediction:
         iou: (P, M), predicted IoU, a raw value that may exceed 1.
         allowed: (P, M) bool, which of the M answer the row (see `PromptSet.multimask`).
         frame: Rows and columns of the frame.
+        drawn: (P, H, W) bool, the masks over the frame where there is one a row and they have been drawn before.
     """
 
     logits: Tensor
     iou: Tensor
     allowed: Tensor
     frame: tuple[int, int]
+    drawn: Tensor | None = None
 
     def best(self) -> Tensor:
         """(P,) int64, the allowed mask of highest predicted IoU."""
@@ -199,6 +201,10 @@ class Prediction:
     def pick(self, which: Tensor) -> Tensor:
         """Low-res logits (P, 4h, 4w) of one mask a row; `which` is (P,) int64."""
         return self.logits[torch.arange(len(which), device=which.device), which]
+
+    def mask(self, which: Tensor) -> Tensor:
+        """(P, H, W) bool, one mask a row over the frame; `which` is (P,) int64."""
+        return self.full(self.pick(which).detach()) > 0 if self.drawn is None else self.drawn
 
     def full(self, logits: Tensor) -> Tensor:
         """Low-res logits (P, 4h, 4w) or (P, M, 4h, 4w) at the frame's resolution, bilinear as in SAM."""

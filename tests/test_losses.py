@@ -7,7 +7,9 @@ import torch
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from samlit.losses import Losses, focal_and_dice
+from samlit import focal_dice
+from samlit.focal_dice import compared
+from samlit.losses import Losses
 from samlit.metrics import MeanByName, mask_iou
 from samlit.structures import Prediction
 
@@ -20,6 +22,12 @@ def answer(logits, iou=None, allowed=None, times=1):
     iou = torch.zeros(logits.shape[:2]) if iou is None else iou
     allowed = torch.ones(logits.shape[:2], dtype=torch.bool) if allowed is None else allowed
     return Prediction(logits, iou, allowed, (logits.shape[2] * times, logits.shape[3] * times))
+
+
+def focal_and_dice(logits, truth, *how):
+    """Of one mask a row, or of several with the truth of (P, 1, H, W)."""
+    found = compared(logits if logits.ndim == 4 else logits[:, None], truth if truth.ndim == 3 else truth[:, 0], *how)
+    return found[:2] if logits.ndim == 4 else (found.focal[:, 0], found.dice[:, 0])
 
 
 def focal(logits, target, *how):
@@ -64,6 +72,24 @@ def test_gradients_are_the_slopes():
     assert torch.autograd.gradcheck(lambda x: focal_and_dice(x, truth, 0.4, 1.5), logits)
 
 
+@pytest.mark.parametrize("size", [(5, 4), (10, 8), (15, 12), (20, 16), (20, 4), (7, 9), (5, 6)])
+@pytest.mark.parametrize("near", [1, 700, 2**18])
+def test_logits_are_interpolated_a_few_masks_at_a_time(size, near, monkeypatch):
+    monkeypatch.setattr(focal_dice, "NEAR", near)
+    truth = some(3, *size, seed=1) > 0
+    ours, theirs = (some(3, 2, 5, 4).double().requires_grad_() for _ in range(2))
+    found = compared(ours, truth, 0.4, 2.0)
+    up = F.interpolate(theirs, size, mode="bilinear", align_corners=False)
+    expected = plainly(up, truth[:, None], 0.4, 2.0)
+    assert torch.equal(found.hard, up > 0)
+    torch.testing.assert_close(found.iou, mask_iou(up > 0, truth[:, None]), check_dtype=False)
+    upstream = some(2, 3, 2, seed=2).double()
+    for losses in (found, expected):
+        (losses[0] * upstream[0] + losses[1] * upstream[1]).sum().backward()
+    torch.testing.assert_close(found[:2], expected)
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
 def test_logits_far_from_zero_have_finite_losses_and_gradients():
     logits = torch.tensor([[[100.0, -100.0, 60.0, -60.0]]]).requires_grad_()
     by_focal, by_dice = focal_and_dice(logits, torch.tensor([[[False, True, True, False]]]))
@@ -78,14 +104,14 @@ def test_dice_by_hand():
         torch.tensor([[True, True], [False, False]]),
     )
     # Intersection 3/4 + 1/2; sums 3/4 + 1/2 + 1/4 + 1/2 = 2 and 2; one pixel of smoothing.
-    torch.testing.assert_close(dice(logits, target), torch.tensor(1 - (2.5 + 1) / (4 + 1)))
+    torch.testing.assert_close(dice(logits[None], target[None]), torch.tensor([1 - (2.5 + 1) / (4 + 1)]))
 
 
 def test_each_mask_is_compared_for_itself():
     logits, target = some(4, 3, 6, 5), some(4, 6, 5, seed=1) > 0
     for loss in (focal, dice):
         together = loss(logits, target[:, None])
-        alone = torch.stack([torch.stack([loss(logits[i, j], target[i]) for j in range(3)]) for i in range(4)])
+        alone = torch.stack([torch.cat([loss(logits[[i], j], target[[i]]) for j in range(3)]) for i in range(4)])
         torch.testing.assert_close(together, alone)
 
 

@@ -90,6 +90,7 @@ class TwoWay(nn.Module):
         position: Tensor,
         projected: Projected | None = None,
         flat: Tensor | None = None,
+        wanted: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Answer n prompts with their tokens (n, T, C) and cells (n, hw, C).
 
@@ -100,11 +101,13 @@ class TwoWay(nn.Module):
             position: (C, h, w), of the cells.
             projected: Of these cells, where no prompt has changed them yet; of n images or one.
             flat: (n, C) or (1, C), to add to all cells; with `projected` only.
+            wanted: Tokens, the first ones, that are returned; nobody learns anything from the last look of the others.
         """
         code = tokens  # the tokens as they came in are their own position code
         for layer in self.layers:
             tokens, cells = layer(tokens, code, unseen, cells, position, projected, flat)
             projected = flat = None
+        tokens, code = tokens[:, :wanted], code[:, :wanted]
         tokens = tokens + self.final_attn_token_to_image(tokens + code, cells, position)
         return self.norm_final_attn(tokens), cells
 

@@ -61,6 +61,9 @@ class Hq(Mask):
             nn.Conv2d(channels // 4, channels // 8, 3, 1, 1),
         )
 
+    def _wanted(self, which: slice) -> int:
+        return len(self._tokens())  # its own is the last
+
     def _tokens(self) -> Tensor:
         return torch.cat([super()._tokens(), self.hf_token.weight])
 

@@ -78,18 +78,23 @@ class Mask(Decoder):
         tokens = torch.cat([own.expand(rows, -1, -1), sparse.tokens], 1)
         valid = F.pad(sparse.valid, (len(own), 0), value=True)
         which = slice(1, None) if multimask else slice(0, 1) if multimask is False else slice(None)
+        wanted = self._wanted(which)
         found = []
         for some in parts(rows, 2 * c * h * w, image_index.device):
             about = _images(image_index[some], b)
             added = dense if dense is None or len(dense) == 1 else dense[some]
-            seen, unseen = _seen(valid[some])
-            answer, cells = self._transform(embedding, position, about, tokens[some][:, seen], unseen, added)
+            given, unseen = _packed(tokens[some], valid[some])
+            answer, cells = self._transform(embedding, position, about, given, unseen, added, wanted)
             logits = self._draw(embedding, about, answer, cells, which)
             iou: Tensor = self.iou_prediction_head(answer[:, 0])
             found.append((logits, iou[:, which]))
         if len(found) == 1:
             return found[0]
         return torch.cat([logits for logits, _ in found]), torch.cat([iou for _, iou in found])
+
+    def _wanted(self, which: slice) -> int:
+        """How many of its own tokens, the first ones, the masks named and their IoU are made of."""
+        return 1 + len(range(self.mask_tokens.num_embeddings)[: which.stop])
 
     def _tokens(self) -> Tensor:
         """The decoder's own tokens, which stand before a prompt's."""
@@ -103,18 +108,21 @@ class Mask(Decoder):
         tokens: Tensor,
         unseen: Tensor | None,
         dense: Tensor | None,
+        wanted: int,
     ) -> tuple[Tensor, Tensor]:
-        """Tokens (n, T, C) and cells (n, hw, C) after the two-way attention."""
+        """The first, wanted tokens (n, wanted, C), and cells (n, hw, C), after the two-way attention."""
         cells = embedding.kept.get("mask.cells", (embedding.image,), lambda: _cells(embedding.image))
         if dense is not None and dense.shape[-2:] != (1, 1):
-            out: tuple[Tensor, Tensor] = self.transformer(tokens, unseen, pick(cells, about) + _cells(dense), position)
+            out: tuple[Tensor, Tensor] = self.transformer(
+                tokens, unseen, pick(cells, about) + _cells(dense), position, wanted=wanted
+            )
             return out
         # Without a mask prompt the prompts of an image share their first look at it, also from call to call.
         made_of = (cells, position, *self.transformer.projections())
         projected = embedding.kept.get("mask.projected", made_of, lambda: self.transformer.project(cells, position))
         projected = Projected(*(pick(x, about) for x in projected))
         flat = None if dense is None else dense.flatten(1)
-        out = self.transformer(tokens, unseen, pick(cells, about), position, projected, flat)
+        out = self.transformer(tokens, unseen, pick(cells, about), position, projected, flat, wanted)
         return out
 
     def _draw(self, embedding: Embedding, about: slice | Tensor, tokens: Tensor, cells: Tensor, which: slice) -> Tensor:
@@ -184,16 +192,18 @@ def pick(x: Tensor, about: slice | Tensor) -> Tensor:
     return x[about] if isinstance(about, slice) else x.index_select(0, about)
 
 
-def _seen(valid: Tensor) -> tuple[slice | Tensor, Tensor | None]:
-    """Which of the tokens (n, T) to keep, and minus infinity where a row does not have one that is kept.
+def _packed(tokens: Tensor, valid: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Tokens (n, T, C) with those that count first, as many as the longest row has; and minus infinity for others.
 
-    Nothing is left out in training: what a weight gets then must not depend on what was drawn.
+    A row's first token always counts; which ones a row has differs from row to row where prompts are of several types.
     """
-    unseen = torch.zeros(valid.shape, device=valid.device).masked_fill(~valid, -torch.inf)
-    if torch.is_grad_enabled() or not _at_hand(valid):
-        return slice(None), unseen
-    some = valid.any(0)
-    return some, None if valid[:, some].all() else unseen[:, some]
+    if _at_hand(valid) and not valid.all():
+        most = int(valid.sum(1).max())
+        order = valid.to(torch.uint8).argsort(stable=True, dim=1, descending=True)[:, :most]
+        tokens, valid = tokens.gather(1, order[:, :, None].expand(-1, -1, tokens.shape[2])), valid.gather(1, order)
+    if _at_hand(valid) and valid.all():
+        return tokens, None
+    return tokens, torch.zeros(valid.shape, device=valid.device).masked_fill(~valid, -torch.inf)
 
 
 def _cells(image: Tensor) -> Tensor:

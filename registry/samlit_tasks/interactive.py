@@ -56,16 +56,16 @@ class Interactive(Task):
         given, multimask = self._first(scene)
         prediction = yield PromptSet(scene.image_index, dict(given), multimask)
         for corrects in self._plan(scene):
-            logits = prediction.pick(prediction.best())
+            best = prediction.best()
+            predicted, logits = prediction.mask(best), prediction.pick(best)
             logits = logits.detach() if self.detach else logits
-            predicted = prediction.full(logits.detach()) > 0
             ious.append(mask_iou(predicted, truth))
             given["masks"] = Ragged.of(logits[:, None].float())
             if corrects:
                 new = self._correction(scene, predicted)
                 given[self.correct_with] = given[self.correct_with].append(new) if self.correct_with in given else new
             prediction = yield PromptSet(scene.image_index, dict(given), multimask=False)
-        ious.append(mask_iou(prediction.full(prediction.pick(prediction.best()).detach()) > 0, truth))
+        ious.append(mask_iou(prediction.mask(prediction.best()), truth))
         return {"iou": torch.stack(ious)}
 
     def _first(self, scene: Scene) -> tuple[dict[str, Ragged], bool | None]:
