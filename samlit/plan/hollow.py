@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Gpu", "without_weights"]
+__all__ = ["Hollow", "without_weights"]
 
 # What torch's autocast for CUDA computes in half precision, in full, and in full without a copy: its own three lists.
 HALF = frozenset(
@@ -47,7 +47,7 @@ def without_weights() -> Iterator[None]:
         yield
 
 
-class Gpu(TorchFunctionMode):
+class Hollow(TorchFunctionMode):
     """Tensors on the meta device, computed with as on a GPU: attention that keeps no scores, and mixed precision.
 
     Torch's autocast knows nothing of the meta device, and a CUDA tensor without values can be made only where there is
@@ -79,7 +79,17 @@ class Gpu(TorchFunctionMode):
             def __exit__(self, *error: Any) -> None:
                 mode.half = self._before
 
-        with mock.patch.object(torch, "autocast", _Autocast), self:
+        go_back = torch.autograd._engine_run_backward  # type: ignore[attr-defined]
+
+        def going_back(*args: Any, **kwargs: Any) -> Any:
+            with mode:  # torch has left it to call a function of its own, and what is computed again is to be in it
+                return go_back(*args, **kwargs)
+
+        with (
+            mock.patch.object(torch, "autocast", _Autocast),
+            mock.patch.object(torch.autograd, "_engine_run_backward", going_back),
+            self,
+        ):
             yield
         self._cast.clear()
 

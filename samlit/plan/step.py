@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,11 +16,11 @@ from samlit.errors import UsageError, one_line
 from samlit.loop import drive
 from samlit.module import SamModule
 from samlit.passes import Passes
-from samlit.plan.hollow import Gpu
+from samlit.plan.hollow import Hollow
 from samlit.plan.meter import Meter, Work
 from samlit.structures import Batch, Prediction, PromptSet, Scene
 
-__all__ = ["Load", "Part", "Schedule", "measure", "schedule"]
+__all__ = ["Load", "Part", "Schedule", "measure", "schedule", "take"]
 
 Question = tuple[object, ...]
 """What of a prompt set decides how much work the answer is: types, how many values of each, how many masks."""
@@ -171,7 +172,7 @@ def measure(
     for seed in asked.seeds:
         net.zero_grad(set_to_none=True)
         try:
-            _step(module, batch, seed, half, load, each)
+            take(module, batch, seed, load, each, Hollow(half))
         except (RuntimeError, NotImplementedError) as error:
             task = type(module.task).__name__
             raise UsageError(
@@ -183,17 +184,26 @@ def measure(
     return load
 
 
-def _step(
-    module: SamModule, batch: Batch, seed: int, half: torch.dtype | None, load: Load, each: dict[Question, Work]
+def take(
+    module: SamModule, batch: Batch, seed: int, load: Load, each: dict[Question, Work], hollow: Hollow | None = None
 ) -> None:
-    """One step; `load` is told the most of what it takes and of what it took before, `each` the work of each answer."""
+    """Take one step, with values or without.
+
+    Args:
+        module: Takes it.
+        batch: From which it learns.
+        seed: Of all that is drawn.
+        load: Is told the most of what this step takes and those before it took.
+        each: Is told the work of each answer.
+        hollow: How to compute without values.
+    """
     net = module.net
     known = [*net.parameters(), *net.buffers(), *(x for x in vars(batch).values() if isinstance(x, Tensor))]
-    meter, gpu = Meter(known, [p for p in net.parameters() if p.requires_grad]), Gpu(half)
-    with gpu.step(), meter.running():
+    meter = Meter(known, [p for p in net.parameters() if p.requires_grad])
+    with hollow.step() if hollow else nullcontext(), meter.running():
         embedding = module.embed(batch)
         load.encoder, load.kept = meter.work, max(load.kept, meter.held)
-        masks = torch.ones((), device="meta")
+        masks = torch.ones((), device=batch.image.device)
         passes = Passes(
             net, module.loss, batch, embedding, masks, attached=module.task.attached, at_once=module.masks_at_once
         )
@@ -209,7 +219,8 @@ def _step(
             return prediction
 
         scene = Scene(batch, net.prompt_types, seed, True, seed)
-        scene.__dict__["generator"] = torch.Generator()  # there is none of the meta device, and nothing is drawn
+        if hollow:  # there is no generator of its device, and nothing is drawn
+            scene.__dict__["generator"] = torch.Generator()
         drive(module.task, scene, answer)
         meter.work = Work()
         loss = passes.loss()
@@ -219,7 +230,8 @@ def _step(
             each[question] = work + late * (work.forward / forward)
         load.passing = max(load.passing, meter.most)
         del passes, embedding
-        gpu.forget()
+        if hollow:
+            hollow.forget()
         meter.mark()
         meter.work = Work()
         loss.backward()
