@@ -110,8 +110,7 @@ class Sam(nn.Module):
                 continue
             encoded = prompt.encode(_clean(prompts.given[name]), frame)
             if isinstance(encoded, Dense):
-                otherwise = 0.0 if missing is None else missing[None, :, None, None]
-                dense = _add(dense, torch.where(encoded.valid[:, None, None, None], encoded.map, otherwise))
+                dense = _add(dense, encoded.map if _all(encoded.valid) else _or(encoded, missing))
                 continue
             tokens.append(encoded.tokens)
             valid.append(encoded.valid)
@@ -130,6 +129,16 @@ def _clean(given: Ragged) -> Ragged:
     """The same with zeros where nothing is given: what stands there, even if no number, must not reach a gradient."""
     valid = given.valid.view(*given.valid.shape, *(1,) * (given.values.ndim - 2))
     return Ragged(given.values.where(valid, 0), given.valid)
+
+
+def _all(valid: Tensor) -> bool:
+    """Whether all rows have one, where that is known without waiting for a device."""
+    return valid.device.type == "cpu" and not torch.compiler.is_compiling() and bool(valid.all())
+
+
+def _or(encoded: Dense, missing: Tensor | None) -> Tensor:
+    otherwise = 0.0 if missing is None else missing[None, :, None, None]
+    return torch.where(encoded.valid[:, None, None, None], encoded.map, otherwise)
 
 
 def _add(a: Tensor | None, b: Tensor) -> Tensor:

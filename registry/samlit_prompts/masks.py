@@ -53,7 +53,14 @@ class Masks(Prompt):
         size = (4 * frame.grid[0], 4 * frame.grid[1])
         if logits.shape[-2:] != size:
             logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-        return Dense(self.mask_downscaling(logits), given.valid.any(1))
+        # The last convolution is a linear map of each cell, and a decoder wants channels last.
+        *before, last_one = self.mask_downscaling
+        assert isinstance(last_one, nn.Conv2d)
+        x = logits
+        for module in before:
+            x = module(x)
+        x = F.linear(x.permute(0, 2, 3, 1), last_one.weight.flatten(1), last_one.bias)
+        return Dense(x.permute(0, 3, 1, 2), given.valid.any(1))
 
     def missing(self) -> Tensor:
         """The vector that stands for "no mask" in every cell."""
