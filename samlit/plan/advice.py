@@ -9,7 +9,7 @@ from samlit.plan import recipe
 from samlit.plan.budget import SPARE, memory, most
 from samlit.plan.gpus import Gpu
 from samlit.plan.recipe import Recipe
-from samlit.plan.step import Load, measure, schedule
+from samlit.plan.step import Load, Schedule, measure, schedule
 
 __all__ = ["Change", "advise", "fits", "load_of"]
 
@@ -24,10 +24,12 @@ class Change(NamedTuple):
     needs: int
 
 
-def load_of(made: Recipe) -> Load:
-    """What a step of a recipe takes."""
+def load_of(made: Recipe, before: tuple[Schedule, Load] | None = None) -> tuple[Schedule, Load]:
+    """What a step of a recipe takes, and what its task asks; of memory alone where both are known of a like recipe."""
     run = made.run
-    return measure(made.module, schedule(made.module), run.images, run.masks, run.side, made.half)
+    asked = before[0] if before else schedule(made.module)
+    largest = before[1].largest if before else None
+    return asked, measure(made.module, asked, run.images, run.masks, run.side, made.half, largest)
 
 
 def fits(needs: int, gpu: Gpu) -> bool:
@@ -39,7 +41,7 @@ def advise(
     words: Sequence[str],
     devices: int,
     made: Recipe,
-    needs: int,
+    known: tuple[Schedule, Load],
     gpu: Gpu,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> list[Change]:
@@ -49,12 +51,13 @@ def advise(
         words: Of the command line, resolved.
         devices: GPUs in all.
         made: What the words say.
-        needs: Bytes that it needs of each.
+        known: What its task asks, and what a step of it takes.
         gpu: Which does not have them.
         progress: Told (done, total, what is being done), for a progress bar.
     """
     found: list[Change] = []
     given, trials = list(words), _trials(made, gpu, devices)
+    needs = most(memory(known[1], made.run))
     for number, trial in enumerate(trials):
         best: Change | None = None
         for keys in trial:
@@ -62,7 +65,7 @@ def advise(
                 break
             progress(number, len(trials), keys[0].removeprefix("--"))
             new = recipe.read([*given, *keys], devices)
-            after = most(memory(load_of(new), new.run))
+            after = most(memory(load_of(new, known)[1], new.run))
             if after < 0.99 * (best.needs if best else needs):
                 best = Change(keys, after)
         if best:

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from typing import TYPE_CHECKING, Any
 
 from samlit import arguments, plugins, recipe
 from samlit.errors import ArgumentParser, UsageError, did_you_mean
 from samlit.plan import gpus
-
-if TYPE_CHECKING:
-    from samlit.plan.report import Plan
 
 __all__ = ["main"]
 
@@ -35,7 +29,7 @@ def main(argv: list[str]) -> int:
     parser = ArgumentParser(
         prog="samlit plan",
         usage="samlit plan --recipe NAME|FILE [--devices N] [--gpu NAME] [--share S] [--json] [any key of the recipe]",
-        description="Parameters, FLOPs, memory by part, images a second and hours; whether it fits, and what to change.",
+        description="Parameters, FLOPs, memory by part, images a second, hours; whether it fits, and what to change.",
         epilog=EPILOG,
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -50,9 +44,9 @@ def main(argv: list[str]) -> int:
     options, rest = parser.parse_known_args(argv)
     for word in rest:
         name = word.partition("=")[0].removeprefix("--")
-        if word.startswith("--") and "." not in name and (near := did_you_mean(name, OWN)):
-            if recipe.unknown_key(name, (*recipe.OPTIONS, *arguments.ONLY_TYPED)):
-                raise UsageError(f"there is no option '--{name}'{near.replace(chr(39), chr(39) + '--', 1)}")
+        known = not word.startswith("--") or not recipe.unknown_key(name, (*recipe.OPTIONS, *arguments.ONLY_TYPED))
+        if not known and (near := did_you_mean(f"--{name}", [f"--{own}" for own in OWN])):
+            raise UsageError(f"there is no option '--{name}'{near}")
     if options.devices is not None and options.devices < 1:
         raise UsageError(f"--devices {options.devices}: one at least")
     if not 0 < options.share <= 1:

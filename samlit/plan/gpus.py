@@ -29,9 +29,9 @@ class Gpu(NamedTuple):
     bf16: bool = True
 
 
-# Rates and bandwidths: NVIDIA's data sheets of A100 (SXM), H100 (SXM), H200, L40S, T4, V100 (SXM2) and HGX B200, and its
-# Ada and Ampere GA102 whitepapers for the two GeForce cards. All dense: the sheets of Hopper and later, and of L40S,
-# also print twice as much, with sparsity. Memory: torch.cuda.mem_get_info's total, rounded down.
+# Rates and bandwidths: NVIDIA's data sheets of A100 (SXM), H100 (SXM), H200, L40S, T4, V100 (SXM2) and HGX B200, and
+# its Ada and Ampere GA102 whitepapers for the two GeForce cards. All dense: the sheets of Hopper and later and
+# of L40S also print twice as much, with sparsity. Memory: what a driver reports of such a card, rounded down.
 GPUS = {
     "A100-40": Gpu(312.0, 156.0, 19.5, 39.4, 1555.0),
     "A100-80": Gpu(312.0, 156.0, 19.5, 79.1, 2039.0),
@@ -54,11 +54,12 @@ def find(name: str) -> str:
         UsageError: It is not among those known, or could be two of them.
     """
     wanted = _plain(name)
-    kinds = [kind for kind in GPUS if _plain(kind) == wanted] or [kind for kind in GPUS if _plain(kind)[:-2] == wanted]
+    kinds = [kind for kind in GPUS if wanted in (_plain(kind), _plain(kind).removeprefix("rtx"))]
+    kinds = kinds or [kind for kind in GPUS if "-" in kind and wanted == _plain(kind.partition("-")[0])]
     if len(kinds) == 1:
         return kinds[0]
     if kinds:
-        raise UsageError(f"--gpu {name}: there are {' and '.join(kinds)}")
+        raise UsageError(f"--gpu {name}: which one, {' or '.join(kinds)}?")
     near = did_you_mean(name.upper(), [*GPUS, "cpu"])
     raise UsageError(f"no GPU is called {name!r}{near} (known: {', '.join(GPUS)}, cpu)")
 

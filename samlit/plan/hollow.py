@@ -14,18 +14,19 @@ from torch.overrides import TorchFunctionMode
 __all__ = ["Hollow", "without_weights"]
 
 # What torch's autocast for CUDA computes in half precision, in full, and in full without a copy: its own three lists.
-HALF = frozenset(
-    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d prelu addmm addmv addr matmul __matmul__ "
-    "__rmatmul__ einsum mm mv linear addbmm baddbmm bmm chain_matmul multi_dot lstm_cell gru_cell rnn_tanh_cell "
-    "rnn_relu_cell multi_head_attention_forward".split()
-)
-FULL = frozenset(
-    "acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow __pow__ __rpow__ softplus "
-    "layer_norm group_norm norm cosine_similarity poisson_nll_loss nll_loss hinge_embedding_loss kl_div l1_loss "
-    "smooth_l1_loss huber_loss mse_loss margin_ranking_loss soft_margin_loss triplet_margin_loss multi_margin_loss "
-    "binary_cross_entropy_with_logits dist pdist cdist renorm logsumexp interpolate".split()
-)
-FULL_RESULT = frozenset("prod softmax log_softmax cumprod cumsum sum".split())
+_HALF = """
+    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d prelu addmm addmv addr matmul __matmul__
+    __rmatmul__ einsum mm mv linear addbmm baddbmm bmm chain_matmul multi_dot lstm_cell gru_cell rnn_tanh_cell
+    rnn_relu_cell multi_head_attention_forward
+"""
+_FULL = """
+    acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow __pow__ __rpow__ softplus
+    layer_norm group_norm norm cosine_similarity poisson_nll_loss nll_loss hinge_embedding_loss kl_div l1_loss
+    smooth_l1_loss huber_loss mse_loss margin_ranking_loss soft_margin_loss triplet_margin_loss multi_margin_loss
+    binary_cross_entropy_with_logits dist pdist cdist renorm logsumexp interpolate
+"""
+HALF, FULL = frozenset(_HALF.split()), frozenset(_FULL.split())
+FULL_RESULT = frozenset({"prod", "softmax", "log_softmax", "cumprod", "cumsum", "sum"})
 
 
 @contextmanager

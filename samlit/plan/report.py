@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,9 +18,8 @@ from samlit.plan import recipe
 from samlit.plan.advice import Change, advise, fits, load_of
 from samlit.plan.budget import SPARE, Speed, memory, most, speed
 from samlit.plan.gpus import GPUS, named
-from samlit.plan.meter import Work
 from samlit.plan.recipe import Recipe
-from samlit.plan.step import Load
+from samlit.plan.step import Load, kept
 
 __all__ = ["Plan", "plan", "show"]
 
@@ -90,12 +90,14 @@ def plan(words: Sequence[str], devices: int | None, kind: str | None, share: flo
     with bar() as progress:
         progress(0, 2, "a step without values")
         made = recipe.read(words, devices)
-        load = load_of(made)
+        known = load_of(made)
+        load = known[1]
         progress(1, 2, "a step without values")
         otherwise = None
         if made.checkpoint is not None:
             turned = str(not made.checkpoint).lower()
-            otherwise = load_of(recipe.read([*words, f"--model.encoder.checkpoint={turned}"], devices)).kept
+            other = recipe.read([*words, f"--model.encoder.checkpoint={turned}"], devices)
+            otherwise = kept(other.module, other.run.images, other.run.side, other.half)
         progress(2, 2, "a step without values")
         if kind is None:
             kind = _here() or ("cpu" if made.accelerator == "cpu" else None)
@@ -103,7 +105,7 @@ def plan(words: Sequence[str], devices: int | None, kind: str | None, share: flo
         found = Plan(name or "of no name", made, load, memory(load, made.run), otherwise, share, kinds)
         found.speeds = {kind: speed(load, made.run, GPUS[kind], share) for kind in kinds}
         if len(kinds) == 1 and not fits(found.needs, GPUS[kinds[0]]):
-            found.changes = advise(words, made.run.devices, made, found.needs, GPUS[kinds[0]], progress)
+            found.changes = advise(words, made.run.devices, made, known, GPUS[kinds[0]], progress)
     return found
 
 
@@ -116,22 +118,32 @@ def _here() -> str | None:
 
 def show(plan: Plan) -> None:
     """Print a plan for a person."""
-    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False, soft_wrap=False)
-    run, load = plan.recipe.run, plan.load
-    shared = {"single": "one device", "ddp": f"{run.devices} devices, ddp", "fsdp": f"{run.devices} devices, fsdp"}
-    passes = f"{load.passes:.3g} passes" if load.passes == round(load.passes) else f"about {load.passes:.2g} passes"
-    head = f"{run.images} x {run.masks} masks a device, {run.side} px, {passes}, {run.precision}, {shared[run.strategy]}"
-    console.print(Text.assemble((plan.name, "bold"), f": {head}"))
-    for table in (_weights(load), _work(plan), _memory(plan)):
+    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    console.print(Text.assemble((plan.name, "bold"), f": {_head(plan)}"))
+    for table in (_weights(plan.load), _work(plan), _memory(plan)):
         console.print()
         console.print(table)
     console.print()
     if plan.kinds:
         console.print(_devices(plan))
     else:
-        console.print("cpu: no speed and no limit of memory is told, for nothing was measured on this processor")
+        console.print("cpu: nothing is measured on this processor, so neither speed nor hours are told")
     for line in _notes(plan):
-        console.print(f"\n{line}" if line.startswith("It does not") else line)
+        console.print(line)
+    for line in _changes(plan):
+        console.print(line, soft_wrap=True)
+
+
+def _head(plan: Plan) -> str:
+    run, passes = plan.recipe.run, plan.load.passes
+    words = [
+        f"{run.images} image{'s' if run.images > 1 else ''} of {run.masks} masks a device",
+        f"{run.side} px",
+        f"{passes:.0f} passes" if passes == round(passes) else f"about {passes:.2g} passes",
+        run.precision,
+        "1 device" if run.strategy == "single" else f"{run.devices} devices ({run.strategy})",
+    ]
+    return ", ".join([*words, *([f"{run.accumulate} batches a step"] if run.accumulate > 1 else [])])
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -144,49 +156,46 @@ def _table(title: str, *columns: str) -> Table:
 def _weights(load: Load) -> Table:
     table = _table("weights, millions", "trained", "frozen")
     for part in load.parts:
-        table.add_row(part.name, _millions(part.trained), _millions(part.frozen))
+        table.add_row(part.name, f"{part.trained / 1e6:.3f}", f"{part.frozen / 1e6:.3f}")
     return table
 
 
 def _work(plan: Plan) -> Table:
     run, load = plan.recipe.run, plan.load
-    table = _table("TFLOP an image", "forward", "backward", "again", "all")
-
-    def row(name: str, work: Work) -> None:
-        cells = (x / run.images / 1e12 for x in (work.forward, work.backward, work.again, work.total))
-        table.add_row(name, *(f"{x:.3g}" if x else "" for x in cells))
-
-    row("encoder", load.encoder)
-    row(f"prompts and decoder, {run.masks} masks", load.decoder)
-    row("all", load.encoder + load.decoder)
+    whole = load.encoder + load.decoder
+    unit, name = (1e12, "TFLOP") if whole.total / run.images >= 1e11 else (1e9, "GFLOP")
+    table = _table(f"{name} an image", "forward", "backward", "again", "all")
+    rows = {"encoder": load.encoder, "prompts and decoder, all passes": load.decoder, "all": whole}
+    for title, work in rows.items():
+        cells = (x / run.images / unit for x in (work.forward, work.backward, work.again, work.total))
+        table.add_row(title, *(_three(x) for x in cells))
     return table
 
 
 def _memory(plan: Plan) -> Table:
-    parts, load = plan.memory, plan.load
-    table = Table("GiB of a device", box=None, header_style="dim", pad_edge=False)
-    table.add_column("", justify="right")
+    parts, checkpoint = plan.memory, plan.recipe.checkpoint
+    unit, name = (GIB, "GiB") if plan.needs >= GIB else (GIB / 1024, "MiB")
+    table = _table(f"{name} of a device", "")
     table.add_column("")
-    key = "model.encoder.checkpoint"
-    without = f"{'with' if plan.recipe.checkpoint is False else 'without'} {key} {_gib(plan.otherwise or 0)}"
+    other = "" if plan.otherwise is None else f"{_three(plan.otherwise / unit)} with{'out' if checkpoint else ''}"
     told = {
         "weights": ("weights", ""),
-        "gathered weights": ("", "gathered: two blocks, and what is in none"),
+        "gathered weights": ("weights, gathered", "two blocks of the encoder, and what is in none"),
         "gradients": ("gradients", ""),
-        "gradient buckets": ("", "DDP's copies of them"),
+        "gradient buckets": ("gradients, in buckets", "DDP's copies"),
         "optimiser": ("optimiser", ""),
-        "averages": ("averages", ""),
+        "averages": ("averages of the weights", ""),
         "batch": ("batch", ""),
-        "encoder": ("kept by the encoder", "" if plan.otherwise is None else without),
-        "pass": ("one pass of the decoder", "with its loss; the others need no more"),
+        "encoder": ("kept by the encoder", other and f"{other} model.encoder.checkpoint"),
+        "pass": ("the largest pass", "prompts, decoder, loss; gone before the next"),
     }
-    for name, (title, note) in told.items():
-        if parts[name] or title:
-            table.add_row(title or "", _gib(parts[name]), Text(note, "dim"))
-    for name, size in parts.items():
-        if name.startswith("during"):
-            is_most = size == plan.needs
-            table.add_row(name, Text(_gib(size), "bold" if is_most else ""), Text("the most" if is_most else "", "dim"))
+    for key, (title, note) in told.items():
+        if parts[key]:
+            table.add_row(title, _three(parts[key] / unit), Text(note, "dim"))
+    for key, size in parts.items():
+        if key.startswith("during"):
+            style, note = ("bold", "the most") if size == plan.needs else ("", "")
+            table.add_row(key, Text(_three(size / unit), style), Text(note, "dim"))
     return table
 
 
@@ -195,43 +204,47 @@ def _devices(plan: Plan) -> Table:
     table = _table("GPU", "GiB", "needs", "fits", "images/s", *(["of all"] if run.devices > 1 else []), "hours")
     for kind in plan.kinds:
         gpu, expected = GPUS[kind], plan.speeds[kind]
-        fine = fits(plan.needs, gpu)
-        hours = "" if expected.hours is None else _hours(expected.hours)
-        together = [f"{expected.rate * run.devices:.3g}"] if run.devices > 1 else []
-        cells = [f"{gpu.memory:.0f}", _gib(plan.needs), Text("yes" if fine else "no", "green" if fine else "red")]
-        table.add_row(kind, *cells, f"{expected.rate:.3g}", *together, hours)
+        fine = Text("yes", "green") if fits(plan.needs, gpu) else Text("no", "red")
+        together = [_three(expected.rate * run.devices)] if run.devices > 1 else []
+        hours = "" if expected.hours is None else _three(expected.hours)
+        table.add_row(
+            kind, f"{gpu.memory:.0f}", _three(plan.needs / GIB), fine, _three(expected.rate), *together, hours
+        )
     return table
 
 
 def _notes(plan: Plan) -> list[str]:
-    run, lines = plan.recipe.run, []
-    if plan.kinds:
-        length = f"for {run.steps * run.batch:,} images in {run.steps:,} steps" if run.steps else plan.recipe.unknown
+    if not plan.kinds:
+        return []
+    run = plan.recipe.run
+    length = f"{run.steps:,} steps are {run.steps * run.batch:,} images" if run.steps else plan.recipe.unknown
+    lines = [
+        f"The speed is that of {plan.share:.0%} of the peak, which is assumed (--share); {length}. Validation, waiting "
+        f"for data and what devices say to each other come on top. {SPARE:.0%} of the memory are left free."
+    ]
+    old = [kind for kind in plan.kinds if not GPUS[kind].bf16]
+    if run.precision.startswith("bf16") and old:
         lines.append(
-            f"At {plan.share:.0%} of the peak, which is assumed (--share), {length}. Fits: in all but {SPARE:.0%} of the "
-            "memory. Not counted: validation, waiting for data, what GPUs say to each other."
+            f"{', '.join(old)}: at fp32's rate, having no bf16; --trainer.precision 16-mixed is what they have."
         )
-        old = [kind for kind in plan.kinds if not GPUS[kind].bf16]
-        if run.precision.startswith("bf16") and old:
-            lines.append(f"{', '.join(old)}: no bf16 in hardware, so at fp32's rate; --trainer.precision 16-mixed is not.")
-    if len(plan.kinds) == 1 and not fits(plan.needs, GPUS[plan.kinds[0]]):
-        kind = plan.kinds[0]
-        enough = bool(plan.changes) and fits(plan.changes[-1].needs, GPUS[kind])
-        lines.append(f"It does not fit on {kind}. " + ("What makes it fit:" if enough else "What brings it nearer:"))
-        lines += [f"  {' '.join(change.words):60}  {_gib(change.needs)} GiB" for change in plan.changes]
-        if not enough:
-            lines.append("  and no key is enough: take a smaller model, or a smaller data.image_size or data.max_masks")
     return lines
 
 
-def _gib(size: float) -> str:
-    gib = size / GIB
-    return f"{gib:.1f}" if gib >= 9.95 else f"{gib:.2f}"
+def _changes(plan: Plan) -> list[str]:
+    if len(plan.kinds) != 1 or fits(plan.needs, GPUS[plan.kinds[0]]):
+        return []
+    kind = plan.kinds[0]
+    enough = bool(plan.changes) and fits(plan.changes[-1].needs, GPUS[kind])
+    lines = ["", f"It does not fit on {kind}. " + ("This makes it fit:" if enough else "This brings it nearer:")]
+    lines += [f"  {' '.join(change.words)}   {_three(change.needs / GIB)} GiB" for change in plan.changes]
+    if not enough:
+        lines.append("  and then: a smaller model, a smaller data.image_size, or fewer data.max_masks")
+    return lines
 
 
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.3f}" if count else ""
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:.0f}" if hours >= 99.5 else f"{hours:.2g}"
+def _three(x: float) -> str:
+    """A number in three digits."""
+    if not x:
+        return "0"
+    digits = max(2 - math.floor(math.log10(x)), 0)
+    return f"{x:.{min(digits, 4)}f}"

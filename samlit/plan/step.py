@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from samlit.contracts import Task
 from samlit.errors import UsageError, one_line
 from samlit.loop import drive
 from samlit.module import SamModule
@@ -20,7 +19,7 @@ from samlit.plan.hollow import Hollow
 from samlit.plan.meter import Meter, Work
 from samlit.structures import Batch, Prediction, PromptSet, Scene
 
-__all__ = ["Load", "Part", "Schedule", "measure", "schedule", "take"]
+__all__ = ["Largest", "Load", "Part", "Schedule", "kept", "measure", "schedule", "take"]
 
 Question = tuple[object, ...]
 """What of a prompt set decides how much work the answer is: types, how many values of each, how many masks."""
@@ -32,6 +31,18 @@ class Part(NamedTuple):
     name: str
     trained: int
     frozen: int
+
+
+class Largest(NamedTuple):
+    """The pass of a step that needs most memory.
+
+    Attributes:
+        number: From 0.
+        before: Answers of no rows in the shape of those before it.
+    """
+
+    number: int
+    before: list[Prediction]
 
 
 class Schedule(NamedTuple):
@@ -57,9 +68,10 @@ class Load:
 
     Attributes:
         parts: Weights by part.
-        encoder: FLOPs of embedding the batch.
+        encoder: FLOPs of embedding the batch, and of the way back.
         decoder: FLOPs of all passes, the mean over the steps of a training.
         passes: The mean number of passes.
+        largest: By seed of a step, its pass that needs most.
         weights: Of the whole model.
         blocks: Of each of the encoder's blocks that are sharded (`Encoder.shards`), a weight once.
         gradients: Of all trained weights.
@@ -67,7 +79,7 @@ class Load:
         averages: Of the weights, where they are averaged.
         batch: Images and masks.
         kept: What the encoder keeps for its gradient.
-        answer: The most that one pass needs on top of it, with its loss and its gradient.
+        answer: The most that one pass needs, its loss and its gradient, on top of it and of what was learned before.
         passing: The most during the passes: what the encoder keeps, a pass, and what the passes have learned.
         returning: The most during the encoder's backward pass, without gradients that have arrived.
         returning_with_gradients: The same with them.
@@ -78,6 +90,7 @@ class Load:
     encoder: Work = field(default_factory=Work)
     decoder: Work = field(default_factory=Work)
     passes: float = 0.0
+    largest: dict[int, Largest] = field(default_factory=dict)
     weights: int = 0
     blocks: list[int] = field(default_factory=list)
     gradients: int = 0
@@ -144,9 +157,18 @@ def _question(prompts: PromptSet) -> Question:
 
 
 def measure(
-    module: SamModule, asked: Schedule, images: int, masks: int, side: int, half: torch.dtype | None = None
+    module: SamModule,
+    asked: Schedule,
+    images: int,
+    masks: int,
+    side: int,
+    half: torch.dtype | None = None,
+    largest: dict[int, Largest] | None = None,
 ) -> Load:
-    """Run a step of `images` with `masks` each without values, and read what it takes.
+    """Run steps of `images` with `masks` each without values, and read what they take.
+
+    Work is counted for as many rows as are answered together, and as often as there are so many; memory is read from a
+    whole batch, in a step that ends with its largest pass.
 
     Args:
         module: Built without weights, on the meta device.
@@ -155,9 +177,10 @@ def measure(
         masks: Of each image.
         side: Of the frame in pixels.
         half: What a mixed precision computes in; None where there is none.
+        largest: `Load.largest` of an earlier measurement: memory alone is read then, and no work counted.
 
     Raises:
-        UsageError: The task, or a part of the model, decides by values what to compute.
+        UsageError: The task, or a part of the model, decides by values what to compute; or nothing is trained.
     """
     net = module.net.train()
     load = Load(parts=[_part("encoder", net.encoder), _part("prompts", net.prompts), _part("decoder", net.decoder)])
@@ -165,27 +188,53 @@ def measure(
     load.blocks = [sum(map(_bytes, {*block.parameters()})) for block in net.encoder.shards()]
     trained = [p for p in net.parameters() if p.requires_grad]
     load.gradients = sum(map(_bytes, trained))
+    if not trained:
+        raise UsageError("plan: nothing of the model is trained")
     load.passes = asked.passes
-    batch = _batch(images, masks, side)
+    batch = _batch(images, images * masks, side)
     load.batch = sum(_bytes(x) for x in vars(batch).values() if isinstance(x, Tensor))
-    each: dict[Question, Work] = {}
-    for seed in asked.seeds:
-        net.zero_grad(set_to_none=True)
-        try:
-            take(module, batch, seed, load, each, Hollow(half))
-        except (RuntimeError, NotImplementedError) as error:
-            task = type(module.task).__name__
-            raise UsageError(
-                f"plan: a step of the task {task} cannot be run without values ({one_line(error)[:160]}): plan it with "
-                "another task or another part of the model"
-            ) from error
-    load.decoder = sum((each[question] * often for question, often in asked.often.items()), Work())
-    _optimise(module, trained, load)
+    try:
+        if largest is None:
+            few, each = Load(), dict[Question, Work]()
+            rows = min(module.masks_at_once or images * masks, images * masks)
+            for seed in asked.seeds:
+                take(module, _batch(images, rows, side), seed, few, each, Hollow(half))
+            largest, load.encoder, times = few.largest, few.encoder, images * masks / rows
+            load.decoder = sum((each[question] * (often * times) for question, often in asked.often.items()), Work())
+        load.largest, encoder = largest, load.encoder
+        for seed in asked.seeds:
+            only = None if module.task.attached else largest[seed]
+            take(module, batch, seed, load, {}, Hollow(half), module.masks_at_once, only)
+        load.encoder = encoder
+        _optimise(module, trained, load)
+    except (RuntimeError, NotImplementedError) as error:
+        task = type(module.task).__name__
+        raise UsageError(
+            f"plan: a step of the task {task} cannot be run without values ({one_line(error)[:160]}): plan it with "
+            "another task or another part of the model"
+        ) from error
     return load
 
 
+def kept(module: SamModule, images: int, side: int, half: torch.dtype | None = None) -> int:
+    """Bytes that the encoder keeps for its gradient; as in `measure`."""
+    net, batch, hollow = module.net.train(), _batch(images, 0, side), Hollow(half)
+    with hollow.step(), Meter([*net.parameters(), *net.buffers(), batch.image]).running() as meter:
+        embedding = module.embed(batch)
+        held = meter.held
+        del embedding
+    return held
+
+
 def take(
-    module: SamModule, batch: Batch, seed: int, load: Load, each: dict[Question, Work], hollow: Hollow | None = None
+    module: SamModule,
+    batch: Batch,
+    seed: int,
+    load: Load,
+    each: dict[Question, Work],
+    hollow: Hollow | None = None,
+    at_once: int | None = None,
+    only: Largest | None = None,
 ) -> None:
     """Take one step, with values or without.
 
@@ -193,57 +242,95 @@ def take(
         module: Takes it.
         batch: From which it learns.
         seed: Of all that is drawn.
-        load: Is told the most of what this step takes and those before it took.
+        load: Is told of this step's work, and the most of what it and those before it held.
         each: Is told the work of each answer.
         hollow: How to compute without values.
+        at_once: Rows that are learned from together.
+        only: The pass that is learned from; those before it are answered by outlines, and none comes after it.
     """
     net = module.net
+    net.zero_grad(set_to_none=True)
     known = [*net.parameters(), *net.buffers(), *(x for x in vars(batch).values() if isinstance(x, Tensor))]
     meter = Meter(known, [p for p in net.parameters() if p.requires_grad])
     with hollow.step() if hollow else nullcontext(), meter.running():
-        embedding = module.embed(batch)
-        load.encoder, load.kept = meter.work, max(load.kept, meter.held)
-        masks = torch.ones((), device=batch.image.device)
-        passes = Passes(
-            net, module.loss, batch, embedding, masks, attached=module.task.attached, at_once=module.masks_at_once
-        )
-        asked: list[tuple[Question, Work]] = []
-
-        def answer(prompts: PromptSet) -> Prediction:
-            load.passing = max(load.passing, meter.most)
-            meter.mark()
-            before, meter.work = meter.held, Work()
-            prediction = passes.answer(prompts)
-            asked.append((_question(prompts), meter.work))
-            load.answer = max(load.answer, meter.most - before)
-            return prediction
-
-        scene = Scene(batch, net.prompt_types, seed, True, seed)
-        if hollow:  # there is no generator of its device, and nothing is drawn
-            scene.__dict__["generator"] = torch.Generator()
-        drive(module.task, scene, answer)
-        meter.work = Work()
-        loss = passes.loss()
-        # An attached task's answers go backward only now: each in proportion to its way forward.
-        late, forward = meter.work, sum(work.forward for _, work in asked) or 1.0
-        for question, work in asked:
-            each[question] = work + late * (work.forward / forward)
-        load.passing = max(load.passing, meter.most)
-        del passes, embedding
+        loss = _forward(module, batch, seed, load, each, meter, hollow, at_once, only)
         if hollow:
             hollow.forget()
         meter.mark()
-        meter.work = Work()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         load.encoder = load.encoder + meter.work
         load.returning = max(load.returning, meter.most)
         load.returning_with_gradients = max(load.returning_with_gradients, meter.most_with_gradients)
 
 
+class _Enough(Exception):
+    """The last pass that is wanted has been answered."""
+
+
+def _forward(
+    module: SamModule,
+    batch: Batch,
+    seed: int,
+    load: Load,
+    each: dict[Question, Work],
+    meter: Meter,
+    hollow: Hollow | None,
+    at_once: int | None,
+    only: Largest | None,
+) -> Tensor:
+    """The loss of a step; nothing else of it lives on."""
+    net = module.net
+    embedding = module.embed(batch)
+    load.encoder, load.kept, meter.work = meter.work, max(load.kept, meter.held), Work()
+    masks = torch.ones((), device=batch.image.device)
+    passes = Passes(net, module.loss, batch, embedding, masks, attached=module.task.attached, at_once=at_once)
+    asked: list[tuple[Question, Work, int]] = []
+    outlines: list[Prediction] = []
+
+    def answer(prompts: PromptSet) -> Prediction:
+        number = len(outlines)
+        if only and number < only.number:
+            outlines.append(only.before[number])
+            return _as_many(only.before[number], len(prompts))
+        if only:
+            passes.answer(prompts)  # once before: gradients of answers before it are there then
+        load.passing = max(load.passing, meter.most)
+        meter.mark()
+        before, meter.work = meter.held, Work()
+        prediction = passes.answer(prompts)
+        asked.append((_question(prompts), meter.work, meter.most - before))
+        outlines.append(_as_many(prediction, 0))
+        if only:
+            raise _Enough
+        return prediction
+
+    scene = Scene(batch, net.prompt_types, seed, True, seed)
+    if hollow:  # there is no generator of its device, and nothing is drawn
+        scene.__dict__["generator"] = torch.Generator()
+    with suppress(_Enough):
+        drive(module.task, scene, answer)
+    meter.work = Work()
+    loss = passes.loss()
+    # An attached task's answers go backward only now: each in proportion to its way forward.
+    late, forward = meter.work, sum(work.forward for _, work, _ in asked) or 1.0
+    for question, work, _ in asked:
+        each[question] = work + late * (work.forward / forward)
+    most = [size for _, _, size in asked] or [0]
+    load.answer, load.passing = max(load.answer, *most), max(load.passing, meter.most)
+    if not only:
+        load.largest[seed] = Largest(most.index(max(most)), outlines)
+    meter.work = Work()
+    return loss
+
+
+def _as_many(like: Prediction, rows: int) -> Prediction:
+    """An answer of the same shape to so many rows, of no values."""
+    logits, iou, allowed = (x.new_empty(rows, *x.shape[1:]) for x in (like.logits, like.iou, like.allowed))
+    return Prediction(logits, iou, allowed, like.frame)
+
+
 def _optimise(module: SamModule, trained: list[nn.Parameter], load: Load) -> None:
     """One step of the optimiser: what it keeps, and what it needs."""
-    if not trained:
-        return
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)
     optimizer, _ = module.optim.build(module.net, 1)
@@ -252,28 +339,25 @@ def _optimise(module: SamModule, trained: list[nn.Parameter], load: Load) -> Non
     meter = Meter([x for p in trained if p.grad is not None for x in (p, p.grad)])
     with meter.running():
         optimizer.step()
-    for state in optimizer.state.values():
-        for name, value in state.items():
-            if isinstance(value, Tensor) and value.ndim:
-                size = _bytes(value)
-                load.averages, load.moments = (
-                    (load.averages + size, load.moments) if name == "average" else (load.averages, load.moments + size)
-                )
+    state = [(n, x) for kept in optimizer.state.values() for n, x in kept.items() if isinstance(x, Tensor) and x.ndim]
+    load.averages = sum(_bytes(x) for name, x in state if name == "average")
+    load.moments = sum(_bytes(x) for name, x in state) - load.averages
     load.stepping = meter.most - load.moments - load.averages
     for parameter in trained:
         parameter.grad = None
 
 
 def _batch(images: int, masks: int, side: int) -> Batch:
+    """So many images, and masks in all."""
     size = torch.empty(images, 2, dtype=torch.int64, device="meta")
     return Batch(
         torch.empty(images, 3, side, side, dtype=torch.uint8, device="meta"),
         size,
         size,
-        torch.empty(images * masks, side, side, dtype=torch.bool, device="meta"),
-        torch.empty(images * masks, dtype=torch.int64, device="meta"),
+        torch.empty(masks, side, side, dtype=torch.bool, device="meta"),
+        torch.empty(masks, dtype=torch.int64, device="meta"),
         ["plan"] * images,
-        ["a thing"] * (images * masks),
+        ["a thing"] * masks,
     )
 
 
