@@ -36,6 +36,7 @@ COMMANDS = {
     "fit": Command("samlit.cli:run_recipe", "train a recipe, or fine-tune with it"),
     "validate": Command("samlit.cli:run_recipe", "run a recipe's validation tasks"),
     "list": Command("samlit.cli:list_registered", "what is there: plug-ins, recipes and published weights"),
+    "plan": Command("samlit.plan.command:main", "what a recipe needs and takes: memory, FLOPs, hours, before it runs"),
     "shards": Command("samlit.shards.command:main", "make, check, index and fetch shards in SA-1B's layout"),
     "segment": Command("samlit.segment:main", "masks of pictures, from the shell"),
     "export": Command("samlit.export:main", "take weights elsewhere: to SAM's own code, transformers, safetensors"),
