@@ -32,6 +32,8 @@ __all__ = ["Report", "Rows"]
 
 Rows = list[dict[str, float]]
 
+PICTURES = ("learning_curve.png", "passes.png", "examples.png", "extremes.png", "calibration.png")
+
 NEXT = (
     ("segment an image with it", "samlit segment {image} --weights {checkpoint} --point {point} --out out.png"),
     ("validate it again", "samlit validate --recipe {recipe} --ckpt_path {checkpoint}"),
@@ -251,7 +253,7 @@ class Report(pl.Callback):
         if self.best and 0 < few < self.best["masks"]:
             about += f"; GrabCut and the box on {few:.0f} of them"
         after = [f"checkpoint: {checkpoint}"] if checkpoint else []
-        if there := [name for name in ("learning_curve.png", "examples.png") if (folder / name).exists()]:
+        if there := [name for name in PICTURES if (folder / name).exists()]:
             after.append(f"pictures:   {_near(folder)}{os.sep} ({', '.join(there)})")
         if checkpoint:
             after += ["", "next, try:"]

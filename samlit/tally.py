@@ -18,7 +18,10 @@ STEP = ("focal", "dice", "iou", "miou", "miou_first", "miou_last")
 
 
 class Tally:
-    """Adds up on the device, so that no step waits for a number; reduced over ranks only when it is read."""
+    """Adds up on the device, so that no step waits for a number; reduced over ranks only when it is read.
+
+    What is not finite is not counted: such a step is left out.
+    """
 
     def __init__(self) -> None:
         self.images = self.answers = 0
@@ -36,17 +39,17 @@ class Tally:
             self._passes = torch.zeros(3, MOST, device=loss.device)
             self._steps = torch.zeros(2 + len(STEP) + 1, device=loss.device)
         one = torch.ones_like(loss, dtype=torch.float32)
-        self._steps[:2] += torch.stack([loss.detach().float(), one])
+        self._steps[:2] += _finite(torch.stack([loss.detach().float(), one]))
         if not passes:
             return
         # (passes, terms): a pass counts as much as any other of its step.
         mean = torch.stack([torch.stack(list(terms)).detach().float().mean(1) for terms in passes])
         _, focal, dice, iou, actual = mean.unbind(1)
         step = (focal.mean(), dice.mean(), iou.mean(), actual.mean(), actual[0], actual[-1], one)
-        self._steps[2:] += torch.stack(step)
+        self._steps[2:] += _finite(torch.stack(step))
         for number, terms in enumerate(passes[:MOST]):
             rows = torch.stack([terms.total, terms.actual_iou, torch.ones_like(terms.total)]).detach()
-            self._passes[:, number] += rows.float().sum(1)
+            self._passes[:, number] += _finite(rows.float().sum(1))
 
     def take(self, add_up: Callable[[Tensor], Tensor] = lambda total: total) -> dict[str, float]:
         """The means by name since the last time, empty where there were none; the device finishes first.
@@ -61,7 +64,7 @@ class Tally:
         total = add_up(torch.cat([self._steps, self._passes.flatten()])).tolist()
         self._passes, self._steps = None, None
         loss, steps, *of_step = total[: 3 + len(STEP)]
-        means = {"train/loss": loss / steps}
+        means = {"train/loss": loss / steps} if steps else {}
         if of_step[-1]:
             means |= {f"train/{name}": x / of_step[-1] for name, x in zip(STEP, of_step, strict=False)}
         rest = total[3 + len(STEP) :]
@@ -69,3 +72,8 @@ class Tally:
             if count:
                 means |= {f"train/pass_{number:02}/loss": one / count, f"train/pass_{number:02}/miou": iou / count}
         return means
+
+
+def _finite(numbers: Tensor) -> Tensor:
+    """The numbers, or zeros where one of them is none."""
+    return torch.where(numbers.isfinite().all(), numbers, 0.0)

@@ -55,6 +55,16 @@ def test_ranks_are_added_up_masks_and_all():
     assert (told["train/loss"], told["train/pass_01/loss"], told["train/pass_02/loss"]) == (4.0, 3.25, 1.0)
 
 
+def test_a_step_that_is_left_out_is_not_counted():
+    tally = Tally()
+    tally.add(torch.tensor(float("nan")), [terms(float("inf")), terms(2.0)], 1)
+    assert tally.take() == {"train/pass_02/loss": 2.0, "train/pass_02/miou": pytest.approx(0.2)}
+    tally.add(torch.tensor(float("nan")), [terms(float("nan"))], 1)
+    tally.add(torch.tensor(3.0), [terms(4.0)], 1)
+    told = tally.take()
+    assert (told["train/loss"], told["train/focal"], told["train/pass_01/loss"]) == (3.0, 8.0, 4.0)
+
+
 def test_more_passes_than_are_told_apart_are_no_error():
     tally = Tally()
     tally.add(torch.tensor(1.0), [terms(1.0)] * (MOST + 3), 1)
