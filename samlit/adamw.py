@@ -68,7 +68,7 @@ class AdamW(torch.optim.AdamW):
     def _take(self) -> None:
         """Move the weights."""
         super().step()
-        # The fused step does not say that it has written, and what is kept of the weights (`Kept`) would stay.
+        # Fused kernels do not tell that they wrote, and what was made of the weights before (`Kept`) would be kept.
         moved = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         torch.autograd.graph.increment_version(moved)
 

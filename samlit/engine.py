@@ -20,10 +20,12 @@ from samlit import arguments, complaints, plugins, recipe
 from samlit.checkpointing import PREVIOUS, Checkpoints, damage
 from samlit.datamodule import SamData
 from samlit.errors import SamlitError, UsageError, one_line
+from samlit.loggers import Csv, Tensorboard
 from samlit.module import SamModule
 from samlit.progress import ProgressBar
 from samlit.report import Report
 from samlit.signals import Ended, Signals
+from samlit.speed import Speed
 from samlit.tracking import Tracking, Wandb
 
 __all__ = ["Parser", "SamCLI", "run"]
@@ -134,9 +136,11 @@ class SamCLI(LightningCLI):
         """
         unwanted: list[type[Callback]] = []
         if self.subcommand != "fit":
-            unwanted = [Report, Tracking, Checkpoints, Signals]
-            if isinstance(config.get("logger"), Wandb):
-                config["logger"] = False
+            unwanted = [Speed, Report, Tracking, Checkpoints, Signals]
+            loggers = config.get("logger")
+            loggers = loggers if isinstance(loggers, list) else [loggers]
+            if any(isinstance(logger, AT_HOME) for logger in loggers):
+                config["logger"] = [logger for logger in loggers if not isinstance(logger, AT_HOME)]
         if config.get("enable_progress_bar") is False:
             unwanted.append(ProgressBar)
         if config.get("enable_checkpointing") is False:
@@ -147,7 +151,7 @@ class SamCLI(LightningCLI):
         except (MisconfigurationException, ValueError) as error:
             raise UsageError(f"trainer: {one_line(error)}") from error
         for logger in trainer.loggers:
-            if isinstance(logger, Wandb):
+            if isinstance(logger, AT_HOME):
                 resumes = bool(self.config[self.config.subcommand].get("ckpt_path"))
                 logger.live_in(trainer.default_root_dir, go_on=resumes)
         return trainer
@@ -159,7 +163,11 @@ def _prepare(cli: LightningCLI) -> None:
         cli.datamodule.prepare_data()
 
 
+AT_HOME = (Wandb, Csv, Tensorboard)
+"""The loggers that live in the run's folder."""
+
 CALLBACKS: dict[type[Callback], str] = {
+    Speed: "speed",  # first, so that what the others do between two steps is not the steps' time
     Report: "report",
     Tracking: "tracking",
     Checkpoints: "checkpoints",

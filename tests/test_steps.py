@@ -16,6 +16,7 @@ from samlit.kept import Kept, forget
 from samlit.memory import OutOfMemory, needing
 from samlit.muon import Muon
 from samlit.optim import Optim
+from samlit.structures import PromptSet, Ragged
 from tests import fitting
 
 pytestmark = fitting.lightning_warnings
@@ -342,3 +343,23 @@ def test_it_is_told_in_which_part_memory_was_not_enough(part, told, tmp_path, mo
         monkeypatch.setattr(type(module.task), "rounds", refuse)
     with pytest.raises(OutOfMemory, match=f"out of memory while {told}"):
         fitting.trainer(tmp_path, [], max_steps=1).fit(module, fitting.data(validation=False))
+
+
+@pytest.mark.parametrize("algorithm", ["adamw", "muon"])
+def test_what_was_made_of_the_weights_is_made_again_after_a_step(algorithm):
+    net = fitting.module().net.eval()
+    optimizer, _ = Optim(lr=0.1, algorithm=algorithm, warmup=0).build(net, 10)
+    image, sizes = torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.tensor([[32, 32]])
+    asked = PromptSet(torch.tensor([0]), {"points": Ragged.of(torch.tensor([[[9.0, 9.0, 1.0]]]))})
+
+    def answer(model):
+        with torch.no_grad():
+            return model(image, sizes, asked).logits
+
+    before = answer(net)
+    for parameter in net.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    after = answer(net)
+    assert not torch.equal(after, before)
+    assert torch.equal(after, answer(copy.deepcopy(net)))  # a copy has kept nothing
