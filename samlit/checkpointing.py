@@ -13,10 +13,11 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from samlit import pieces
 from samlit.atomic import replacing
 from samlit.errors import SamlitError, one_line
 
-__all__ = ["AtomicIO", "Checkpoints"]
+__all__ = ["AtomicIO", "Checkpoints", "plain"]
 
 
 class AtomicIO(TorchCheckpointIO):
@@ -28,7 +29,7 @@ class AtomicIO(TorchCheckpointIO):
         Raises:
             SamlitError: It could not be written; what was there is untouched.
         """
-        checkpoint = {**checkpoint, "hyper_parameters": _plain(checkpoint.get("hyper_parameters", {}))}
+        checkpoint = {**checkpoint, "hyper_parameters": plain(checkpoint.get("hyper_parameters", {}))}
 
         try:
             replacing(path, lambda beside: torch.save(checkpoint, beside))
@@ -45,6 +46,8 @@ class AtomicIO(TorchCheckpointIO):
             FileNotFoundError: There is none.
             SamlitError: It is damaged.
         """
+        if pieces.is_folder(path):
+            return pieces.read(Path(path))
         if Path(path).is_file():
             # torch.load sees no flipped bit, though every part of the file is stored with its check sum.
             try:
@@ -148,7 +151,7 @@ class Checkpoints(ModelCheckpoint):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
-def _plain(parameters: Any) -> dict[str, Any]:
+def plain(parameters: Any) -> dict[str, Any]:
     """Hyperparameters without the values that only unpickling could bring back.
 
     From a recipe all are plain. Objects given to SamModule by hand have to be given again when it is loaded.

@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -18,6 +18,7 @@ from samlit.loop import Round, drive
 from samlit.losses import Losses, Terms
 from samlit.model import Sam
 from samlit.optim import Optim
+from samlit.parallel import closing, shard
 from samlit.passes import Passes
 from samlit.structures import Batch, Embedding, Prediction, PromptSet, Result, Scene
 
@@ -85,6 +86,15 @@ class SamModule(pl.LightningModule):
         """Start a training; where one goes on, Lightning loads the checkpoint's weights after this."""
         if stage == "fit":
             self.start()
+
+    def configure_model(self) -> None:
+        """Share the weights between the ranks where the strategy wants that; called after `setup`."""
+        if self.device_mesh is not None:
+            shard(self.net, self.device_mesh["data_parallel"])
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Tell a sharded model of it."""
+        closing(self.net, loss)
 
     def embed(self, batch: Batch) -> Embedding:
         """The batch's images, embedded."""
@@ -189,6 +199,6 @@ class SamModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule, a step at a time."""
-        shared = isinstance(self.trainer.strategy, DDPStrategy)
+        shared = isinstance(self.trainer.strategy, (DDPStrategy, ModelParallelStrategy))
         optimizer, schedule = self.optim.build(self.net, int(self.trainer.estimated_stepping_batches), shared)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

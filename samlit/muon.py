@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.tensor import DTensor
+
+from samlit.rows import placed, rows
 
 __all__ = ["Muon", "orthogonal"]
 
@@ -27,8 +30,8 @@ class Muon(torch.optim.AdamW):
         lr: Rate of groups that name none.
         betas: AdamW's averages.
         momentum: Muon's average.
-        shared: Whether every rank holds all weights and the same gradients (DDP), so that each orthogonalises some of
-            the matrices for all of them.
+        shared: Whether several ranks have the same gradients, or each some rows of them (DDP, FSDP), so that each
+            orthogonalises some of the matrices for all of them.
     """
 
     def __init__(
@@ -79,7 +82,10 @@ class Muon(torch.optim.AdamW):
                     state["step"] = torch.tensor(0.0)  # AdamW looks for one when a saved state is loaded
                 momentum = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
                 # A kernel (out, in, rows, columns) is the matrix that takes a patch to its outputs.
-                updates.append(parameter.grad.lerp(momentum, group["momentum"]).flatten(1))
+                update = parameter.grad.lerp(momentum, group["momentum"])
+                # Of a matrix's rows alone nothing can be made orthogonal: where ranks share it, it is put together.
+                whole = update.full_tensor() if isinstance(update, DTensor) else update
+                updates.append(whole.flatten(1))
         directions = iter(_orthogonal(updates, self.shared))
         for group in groups:
             for parameter in group["params"]:
@@ -87,8 +93,11 @@ class Muon(torch.optim.AdamW):
                     continue
                 direction = next(directions)
                 rate = group["lr"] * max(1.0, direction.shape[0] / direction.shape[1]) ** 0.5
+                direction = direction.view(parameter.shape)
+                if isinstance(parameter, DTensor):
+                    direction = placed(direction[slice(*rows(parameter))], parameter)
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(direction.view(parameter.shape), alpha=-rate)
+                parameter.add_(direction, alpha=-rate)
 
 
 def _orthogonal(matrices: list[Tensor], shared: bool) -> list[Tensor]:
