@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -141,5 +142,5 @@ def _is_lost_connection(error: BaseException) -> bool:
 
 
 def _brief(error: BaseException) -> str:
-    text = one_line(error)
+    text = re.sub(r"^\[[^\]]*\] ", "", one_line(error))  # begins with a place in somebody's source code
     return text if len(text) <= 120 else f"{text[:117]}..."

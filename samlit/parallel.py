@@ -61,12 +61,10 @@ class Sharded(ModelParallelStrategy):
     """
 
     # Weights and moments are loaded as those of any other model, each rank its part.
-    lightning_restore_optimizer = True  # type: ignore[assignment]
+    lightning_restore_optimizer = True
 
     def __init__(self, timeout: float = 30.0, backend: str | None = None, pieces: bool = False) -> None:
-        super().__init__(
-            tensor_parallel_size=1, process_group_backend=backend, timeout=timedelta(minutes=timeout)
-        )
+        super().__init__(tensor_parallel_size=1, process_group_backend=backend, timeout=timedelta(minutes=timeout))
         self.pieces = pieces
 
     def _configure_launcher(self) -> None:
@@ -173,29 +171,34 @@ def shard(net: Sam, mesh: DeviceMesh) -> None:
     for module in net.encoder.shards():
         fully_shard(module, mesh=mesh)
     fully_shard(net, mesh=mesh)
-    register_fsdp_forward_method(net, "embed")
-    gathers: Any = net.embed
+    embeds = net.embed
 
-    def embed(image: Tensor, sizes: Tensor) -> Embedding:
-        net.reshard()  # type: ignore[operator]
-        embedding: Embedding = gathers(image, sizes)
-        return embedding
+    # What goes in and out is hidden in functions: of tensors FSDP believes that the backward pass begins or ends there.
+    def gather(image: Tensor, sizes: Tensor) -> Callable[[], Embedding]:
+        embedding = embeds(image, sizes)
+        return lambda: embedding
 
     def close(loss: Callable[[], Tensor]) -> Tensor:
         return loss()
 
-    # Of what the last validation gathered, nobody has changed the copies when the weights have changed.
-    net.embed = embed  # type: ignore[method-assign]
-    net.close = close  # type: ignore[assignment]
-    register_fsdp_forward_method(net, "close")
+    root: Any = net
+    root.gather, root.close = gather, close
+    register_fsdp_forward_method(root, "gather")
+    register_fsdp_forward_method(root, "close")
+
+    def embed(image: Tensor, sizes: Tensor) -> Embedding:
+        root.reshard()  # what a validation has gathered knows nothing of a change of the weights since
+        embedding: Embedding = root.gather(image, sizes)()
+        return embedding
+
+    root.embed = embed
 
 
 def closing(net: Sam, loss: Tensor) -> None:
-    """Let a sharded model hear of the backward pass of a step's loss, whatever that is made of.
+    """Let a sharded model hear of the backward pass of a step's loss, whatever the loss is made of.
 
-    Otherwise it hears of it by its embedding, and the gradients of prompts and decoder stay where they are where the
-    encoder is frozen.
+    Nothing else would tell it where the encoder is frozen, and its gradients would stay where they are.
     """
     if isinstance(net, FSDPModule):
-        close: Any = net.close
-        close(lambda: loss)  # hidden in a function: a tensor that goes in is taken for the pass's end
+        root: Any = net
+        root.close(lambda: loss)

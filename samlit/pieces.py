@@ -1,9 +1,9 @@
 """Checkpoints in pieces: a folder into which every rank writes its part, read on any number of ranks.
 
-    last.ckpt/
-      rest.pt                          what is no large tensor
-      part-00000-of-00008.safetensors  rank 0's rows of every tensor; one file a rank
-      manifest.json                    which rows are where, and every file's check sum; written last
+last.ckpt/
+  rest.pt                          what is no large tensor
+  part-00000-of-00008.safetensors  rank 0's rows of every tensor; one file a rank
+  manifest.json                    which rows are where, and every file's check sum; written last
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple

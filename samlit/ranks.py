@@ -55,7 +55,7 @@ def _store(rank: int) -> Any:
     """What all ranks can write to before they are connected; None where whoever started them offers nothing."""
     if _stores:
         return _stores[0]
-    from torch.distributed import PrefixStore, TCPStore
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
     patience = timedelta(minutes=5)
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
@@ -64,7 +64,7 @@ def _store(rank: int) -> Any:
         restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         _stores.append(PrefixStore(f"samlit/{restart}", TCPStore(address, port, is_master=False, timeout=patience)))
     elif "SLURM_PROCID" in os.environ:
-        from lightning.fabric.plugins.environments import SLURMEnvironment
+        from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
         slurm = SLURMEnvironment(auto_requeue=False)
         # Lightning connects the ranks at the port itself, later.
