@@ -82,7 +82,7 @@ class Optim:
     def build(
         self, model: Sam, steps: int, shared: bool = False
     ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-        """The optimiser and its schedule over so many steps; `shared` where there are ranks that have the same gradients."""
+        """The optimiser and its schedule over so many steps; `shared` where ranks have the same gradients."""
         groups = self.groups(model)
         optimizer: torch.optim.Optimizer
         if self.algorithm == "muon":
