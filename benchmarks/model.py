@@ -35,13 +35,13 @@ from samlit.layouts import from_sam
 from samlit.model import Sam
 from samlit.structures import Embedding, PromptSet, Ragged
 from samlit_decoders.mask import Mask
-from samlit_encoders.vit import Vit, vit_b, vit_h, vit_l
+from samlit_encoders.vit import Vit, VitB, VitH, VitL
 from samlit_prompts.boxes import Boxes
 from samlit_prompts.masks import Masks
 from samlit_prompts.points import Points
 
 PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}  # dense bf16, as sold
-ENCODERS = {"vit_b": vit_b, "vit_l": vit_l, "vit_h": vit_h}
+ENCODERS = {"vit_b": VitB, "vit_l": VitL, "vit_h": VitH}
 
 
 class Variant(NamedTuple):
@@ -166,7 +166,7 @@ def encoder(given: argparse.Namespace, console: Console) -> None:
         )
     stirred(official)
     peer = stirred(timm.create_model("samvit_base_patch16", pretrained=False, img_size=given.size))
-    own = vit_b(given.size).eval()
+    own = VitB(given.size).eval()
     own.load_state_dict(official.state_dict())
     image = torch.randn(1, 3, given.size, given.size)
     variants = [Variant("segment-anything fp32", lambda: official(image))]

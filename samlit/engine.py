@@ -16,13 +16,16 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from samlit import arguments, complaints, launch, parallel, pieces, plugins, ranks, recipe
-from samlit.checkpointing import AtomicIO, Checkpoints
+from samlit import arguments, complaints, launch, parallel, plugins, ranks, recipe
+from samlit.checkpointing import PREVIOUS, AtomicIO, Checkpoints, damage
 from samlit.datamodule import SamData
 from samlit.errors import SamlitError, UsageError, one_line
+from samlit.loggers import Csv, Tensorboard
 from samlit.module import SamModule
 from samlit.progress import ProgressBar
 from samlit.report import Report
+from samlit.signals import Ended, Signals
+from samlit.speed import Speed
 from samlit.tracking import Tracking, Wandb
 
 __all__ = ["Parser", "SamCLI", "run"]
@@ -52,6 +55,10 @@ class Parser(LightningArgumentParser):
 def seed(everything: bool | int | None) -> int:
     """The seed of prompts and data: the one of everything, 0 where that is no number."""
     return 0 if everything is None or isinstance(everything, bool) else everything
+
+
+LARGE = 50_000_000
+"""Weights of an encoder that learns little from masks alone if it knows nothing at all."""
 
 
 class SamCLI(LightningCLI):
@@ -97,10 +104,19 @@ class SamCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Called by Lightning before its launcher."""
-        if self.config[self.config.subcommand].get("ckpt_path"):
+        resumes = bool(self.config[self.config.subcommand].get("ckpt_path"))
+        if resumes:
             self.model.weights = None  # the checkpoint has its own, and the file may be gone by now
         self.model.start()  # here already, so that what is wrong with the weights is said once
         _prepare(self)
+        large = sum(p.numel() for p in self.model.net.encoder.parameters()) > LARGE
+        own = getattr(self.model.net.encoder, "pretrained", False)  # as timm's bring along
+        if large and not (self.model.weights or own or resumes) and ranks.place()[0] == 0:
+            print(
+                "samlit: the encoder starts from new weights, where SAM's started from masked autoencoders': "
+                "--model.weights NAME, with a name of `samlit list weights`",
+                file=sys.stderr,
+            )
 
     def before_validate(self) -> None:
         """Called by Lightning before its launcher."""
@@ -127,9 +143,11 @@ class SamCLI(LightningCLI):
         """
         unwanted: list[type[Callback]] = []
         if self.subcommand != "fit":
-            unwanted = [Report, Tracking, Checkpoints]
-            if isinstance(config.get("logger"), Wandb):
-                config["logger"] = False
+            unwanted = [Speed, Report, Tracking, Checkpoints, Signals]
+            loggers = config.get("logger")
+            loggers = loggers if isinstance(loggers, list) else [loggers]
+            if any(isinstance(logger, AT_HOME) for logger in loggers):
+                config["logger"] = [logger for logger in loggers if not isinstance(logger, AT_HOME)]
         if config.get("enable_progress_bar") is False:
             unwanted.append(ProgressBar)
         if config.get("enable_checkpointing") is False:
@@ -143,7 +161,7 @@ class SamCLI(LightningCLI):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicIO()
         for logger in trainer.loggers:
-            if isinstance(logger, Wandb):
+            if isinstance(logger, AT_HOME):
                 resumes = bool(self.config[self.config.subcommand].get("ckpt_path"))
                 logger.live_in(trainer.default_root_dir, go_on=resumes)
         return trainer
@@ -155,10 +173,15 @@ def _prepare(cli: LightningCLI) -> None:
         cli.datamodule.prepare_data()
 
 
+AT_HOME = (Wandb, Csv, Tensorboard)
+"""The loggers that live in the run's folder."""
+
 CALLBACKS: dict[type[Callback], str] = {
+    Speed: "speed",  # first, so that what the others do between two steps is not the steps' time
     Report: "report",
     Tracking: "tracking",
     Checkpoints: "checkpoints",
+    Signals: "signals",
     ProgressBar: "progress",
 }
 
@@ -172,13 +195,30 @@ def free_folder(folder: Path) -> str:
 
 
 def newest_checkpoint(folder: Path) -> str | None:
-    """The checkpoint that was written last in a run's folder or its numbered successors; `last.ckpt` before others."""
+    """The checkpoint that was written last in a run's folder or its numbered successors; `last.ckpt` before others.
+
+    A damaged one is told of, and the one before it is taken.
+
+    Raises:
+        SamlitError: All are damaged.
+    """
     successor = re.compile(re.escape(folder.name) + r"(-\d+)?")
     runs = [folder, *(f for f in folder.parent.glob(f"{folder.name}-*") if successor.fullmatch(f.name))]
-    for pattern in ("last*.ckpt", "*.ckpt"):
-        there = (c for run in runs for c in run.rglob(pattern) if c.is_file() or pieces.is_complete(c))
-        if found := sorted(there, key=lambda path: path.stat().st_mtime):
-            return str(found[-1])
+    damaged: list[str] = []
+    for pattern in ("last*.ckpt", PREVIOUS, "*.ckpt"):
+        found = {c for run in runs for c in run.rglob(pattern)}
+        for file in sorted(found, key=lambda file: file.stat().st_mtime, reverse=True):
+            if str(file) in damaged:
+                continue
+            before = file.with_name(PREVIOUS)
+            for one in (file, before) if before.exists() else (file,):
+                if place := damage(one):
+                    damaged += [str(one)]
+                    warnings.warn(f"the checkpoint {one} is damaged (at {place}): going on from another", stacklevel=1)
+                    continue
+                return str(one)
+    if damaged:
+        raise SamlitError(f"--ckpt_path last: every checkpoint is damaged ({', '.join(damaged)})")
     return None
 
 
@@ -211,11 +251,21 @@ def run(command: str, line: arguments.CommandLine) -> int:
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning has shut down in order, and then exits with 1
             raise KeyboardInterrupt from None
+        if not error.code:
+            _part()
         return int(error.code or 0)
+    except Ended:
+        _part()
+        raise
     folder = cli.trainer.log_dir  # asked on every rank: the answer is broadcast
     if command == "fit" and folder and cli.trainer.is_global_zero:
         print(f"samlit: the run is in {folder}", file=sys.stderr)
+    _part()
+    return 0
+
+
+def _part() -> None:
+    """Part from the other ranks, where all have come to their end."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         # Left to the end of the process, gloo's threads may be cut off in the middle: an abort after all went well.
         torch.distributed.destroy_process_group()
-    return 0

@@ -87,7 +87,7 @@ def official(net: Sam, image_size: int) -> tuple[dict[str, Tensor], Architecture
         raise ValueError(
             f"its readers have no {name!r}" if name in state else f"it has no {name!r}, which readers want"
         )
-    if type(read.encoder) is not type(net.encoder):
+    if type(read.encoder).forward is not type(net.encoder).forward:
         raise ValueError(f"its readers would take the encoder for a {type(read.encoder).__name__}")
     for name in model.encoder.arguments:  # names and shapes do not tell which maps an encoder emits
         here, there = (getattr(encoder, name, None) for encoder in (net.encoder, read.encoder))

@@ -16,7 +16,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor
 
 from samlit import pieces
-from samlit.checkpointing import plain
+from samlit.checkpointing import LAST, PREVIOUS, AtomicIO, plain
+from samlit.errors import SamlitError
 from samlit.launch import Launcher
 from samlit.model import Sam
 from samlit.structures import Embedding
@@ -66,6 +67,7 @@ class Sharded(ModelParallelStrategy):
     def __init__(self, timeout: float = 30.0, backend: str | None = None, pieces: bool = False) -> None:
         super().__init__(tensor_parallel_size=1, process_group_backend=backend, timeout=timedelta(minutes=timeout))
         self.pieces = pieces
+        self._saved: Any = None  # the step of the last checkpoint
 
     def _configure_launcher(self) -> None:
         assert self.cluster_environment is not None
@@ -94,13 +96,21 @@ class Sharded(ModelParallelStrategy):
             SamlitError: It could not be written; what was there is untouched. On every rank alike.
         """
         path = Path(self.broadcast(filepath))
-        checkpoint = {**checkpoint, "hyper_parameters": plain(checkpoint.get("hyper_parameters", {}))}
-        if self.pieces:
-            pieces.save(checkpoint, path, path.with_name("last.before.ckpt") if path.name == "last.ckpt" else None)
+        if not self.pieces:
+            whole = pieces.whole(checkpoint, keep=self.is_global_zero)
+            if self.is_global_zero:
+                self.checkpoint_io.save_checkpoint(whole, path, storage_options)
             return
-        whole = pieces.whole(checkpoint, keep=self.is_global_zero)
-        if self.is_global_zero:
-            self.checkpoint_io.save_checkpoint(whole, path, storage_options)
+        step, io = checkpoint.get("global_step"), self.checkpoint_io
+        keep = path.with_name(PREVIOUS) if path.name == LAST and step != self._saved else None
+        try:
+            pieces.save({**checkpoint, "hyper_parameters": plain(checkpoint.get("hyper_parameters", {}))}, path, keep)
+        except SamlitError as error:
+            if not isinstance(io, AtomicIO) or not io.patient:
+                raise
+            io.fault = error
+        else:
+            self._saved = step if path.name == LAST else self._saved
 
     def remove_checkpoint(self, filepath: str | Path) -> None:
         """Remove a checkpoint, a file or a folder."""

@@ -127,18 +127,30 @@ def save(checkpoint: dict[str, Any], path: Path, keep: Path | None = None) -> No
         raise SamlitError(f"the checkpoint {path} could not be written ({failed}){before}") from failed
 
 
-def read(path: Path, moments: bool = True) -> dict[str, Any]:
+def damage(path: Path) -> str:
+    """Where a checkpoint in pieces is damaged, found by reading it through; empty where it is not."""
+    try:
+        manifest = _manifest(path)
+        _check(path, manifest, list(manifest["files"]))
+    except _Damaged as fault:
+        return str(fault.where)
+    return ""
+
+
+def read(path: Path, moments: bool = True, checked: bool = False) -> dict[str, Any]:
     """A checkpoint in pieces as one, with ordinary tensors.
 
     Args:
         path: The folder.
         moments: With the optimiser's states; whoever only uses the model can do without.
+        checked: Somebody has just read it through.
 
     Raises:
         SamlitError: It is damaged.
     """
     manifest = _manifest(path)
-    _check(path, manifest, list(manifest["files"]))
+    if not checked:
+        _check(path, manifest, list(manifest["files"]))
     if moments:
         return _read(path, manifest, lambda at, shape, rest: None)
     for facts in manifest["files"].values():
@@ -249,15 +261,17 @@ def _manifest(path: Path) -> dict[str, Any]:
                 raise ValueError(f"{name} is no file of the folder")
             facts["pieces"] = [_Piece(*piece) for piece in facts.get("pieces", ())]
     except FileNotFoundError:
-        raise SamlitError(f"the checkpoint {path} was not written to its end: go on from another one") from None
+        raise _Damaged(path, "its end") from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise _damaged(path, f"{MANIFEST}: {one_line(error)}") from error
+        raise _Damaged(path, f"{MANIFEST}: {one_line(error)}") from error
     found: dict[str, Any] = manifest
     return found
 
 
-def _damaged(path: Path, where: str) -> SamlitError:
-    return SamlitError(f"the checkpoint {path} is damaged (at {where}): go on from another one")
+class _Damaged(SamlitError):
+    def __init__(self, path: Path, where: str) -> None:
+        super().__init__(f"the checkpoint {path} is damaged (at {where}): go on from another one")
+        self.where = where
 
 
 def _check(path: Path, manifest: dict[str, Any], names: list[str]) -> None:
@@ -271,12 +285,12 @@ def _check(path: Path, manifest: dict[str, Any], names: list[str]) -> None:
         try:
             size = (path / name).stat().st_size
             if size != facts["bytes"]:
-                raise _damaged(path, f"{name}: {size} bytes instead of {facts['bytes']}")
+                raise _Damaged(path, f"{name}: {size} bytes instead of {facts['bytes']}")
             with (path / name).open("rb") as stream:
                 if hashlib.file_digest(stream, "sha256").hexdigest() != facts["sha256"]:
-                    raise _damaged(path, name)
+                    raise _Damaged(path, name)
         except OSError as error:
-            raise _damaged(path, f"{name}: {one_line(error)}") from error
+            raise _Damaged(path, f"{name}: {one_line(error)}") from error
 
 
 def _read(path: Path, manifest: dict[str, Any], place: Place) -> dict[str, Any]:
@@ -294,7 +308,7 @@ def _read(path: Path, manifest: dict[str, Any], place: Place) -> dict[str, Any]:
             found = [parts.rows(name, piece, start, stop) for name, piece in sorted(pieces, key=lambda p: p[1].first)]
             wanted = torch.cat(found) if len(found) > 1 else found[0]
             if len(wanted) != stop - start:
-                raise _damaged(path, f"{pieces[0][1].name}: rows are missing")
+                raise _Damaged(path, f"{pieces[0][1].name}: rows are missing")
             inner: Any = rest
             for key in at[:-1]:
                 inner = inner[key]
@@ -326,7 +340,7 @@ class _Parts:
             found: Tensor = slices[first:last]
             return found
         except (SafetensorError, OSError) as error:
-            raise _damaged(self._folder, f"{name}: {one_line(error)}") from error
+            raise _Damaged(self._folder, f"{name}: {one_line(error)}") from error
 
 
 def _mapped(tree: Any, change: Callable[[At, Tensor], Any], at: At = ()) -> Any:

@@ -120,10 +120,13 @@ class Embedding(_Maps):
             none.
     """
 
-    @cached_property
+    @property
     def kept(self) -> Kept:
         """What a decoder makes of these images alone, ready when the next prompts about them come."""
-        return Kept()
+        if torch.compiler.is_compiling():  # where nothing is kept, see there
+            return Kept()
+        known: Kept = self.__dict__.setdefault("_kept", Kept())
+        return known
 
 
 class Ragged(NamedTuple):

@@ -186,7 +186,7 @@ def case(name, strategy, ranks, folder):
 
 def adam(strategy, ranks, folder, algorithm="adamw", **options):
     """A training with an optimiser that has several groups, saved or gone on with."""
-    optim = Optim(warmup=0, schedule="constant", layer_decay=0.8, lr=1e-3, algorithm=algorithm)
+    optim = Optim(warmup=0, schedule="constant", layer_decay=0.8, lr=1e-3, algorithm=algorithm, ema=0.5)
     return fit(strategy, ranks, model(optim=optim), folder, **options)
 
 

@@ -161,7 +161,8 @@ class Scribbles(Points):
 
 
 class Stranger(Vit):
-    pass
+    def forward(self, image):
+        return super().forward(image.flip(-1))
 
 
 REFUSED = {

@@ -12,7 +12,7 @@ from samlit.layers import PositionCode
 from samlit.model import PIXEL_MEAN, PIXEL_STD, Sam
 from samlit.structures import Embedding, PromptSet, Ragged
 from samlit_decoders.mask import Mask
-from samlit_encoders.vit import Vit, vit_b, vit_h, vit_l
+from samlit_encoders.vit import Vit, VitB, VitH, VitL
 from samlit_prompts.boxes import Boxes
 from samlit_prompts.masks import Masks
 from samlit_prompts.points import Points
@@ -325,7 +325,7 @@ def test_the_encoder_is_its_parts_one_after_the_other():
     torch.testing.assert_close(encoder(image).image, x, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("build", "parameters"), [(vit_b, 89_670_912), (vit_l, 308_278_272), (vit_h, 637_026_048)])
+@pytest.mark.parametrize(("build", "parameters"), [(VitB, 89_670_912), (VitL, 308_278_272), (VitH, 637_026_048)])
 def test_the_encoders_are_as_large_as_the_released_ones(build, parameters):
     with torch.device("meta"):
         encoder = build()

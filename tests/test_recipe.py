@@ -35,7 +35,7 @@ def test_names_become_class_paths_in_every_slot() -> None:
     }
     new = recipe.resolve(tree)
     assert new["model"] == {
-        "encoder": "samlit_encoders.vit.vit_b",
+        "encoder": "samlit_encoders.vit.VitB",
         "prompts": ["samlit_prompts.points.Points", "samlit_prompts.boxes.Boxes"],
         "decoder": "samlit_decoders.mask.Mask",
         "task": "samlit_tasks.interactive.Interactive",
@@ -104,8 +104,8 @@ def test_a_recipe_is_found_by_name_and_by_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "becomes"),
     [
-        (["--model.encoder", "vit_b"], ["--model.encoder=samlit_encoders.vit.vit_b"]),
-        (["--model.encoder=vit_b"], ["--model.encoder=samlit_encoders.vit.vit_b"]),
+        (["--model.encoder", "vit_b"], ["--model.encoder=samlit_encoders.vit.VitB"]),
+        (["--model.encoder=vit_b"], ["--model.encoder=samlit_encoders.vit.VitB"]),
         (["--model.prompts+", "points"], ["--model.prompts+=samlit_prompts.points.Points"]),
         (["--model.prompts+=points"], ["--model.prompts+=samlit_prompts.points.Points"]),
         (["--model.encoder.help", "vit"], ["--model.encoder.help=samlit_encoders.vit.Vit"]),
@@ -128,7 +128,7 @@ def test_lists_mappings_and_files_are_resolved_as_values(tmp_path: Path) -> None
     (read,) = arguments.read(["--model.encoder", file]).words
     assert yaml.safe_load(read.partition("=")[2])["class_path"] == "samlit_encoders.vit.Vit"
     (whole,) = arguments.read(["--model", "{encoder: vit_b}"]).words
-    assert yaml.safe_load(whole.partition("=")[2]) == {"encoder": "samlit_encoders.vit.vit_b"}
+    assert yaml.safe_load(whole.partition("=")[2]) == {"encoder": "samlit_encoders.vit.VitB"}
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_what_is_asked_for_is_known_before_anything_is_imported(tmp_path: Path) 
     file = write(tmp_path, {"model": MODEL, "data": {"source": "shapes"}})
     line = arguments.read(["--recipe", file, "--model.prompts+=masks"])
     assert line.complete
-    assert line.plugins["model.encoder"] == "samlit_encoders.vit.vit_b"
+    assert line.plugins["model.encoder"] == "samlit_encoders.vit.VitB"
     assert line.plugins["model.prompts[1]"] == "samlit_prompts.boxes.Boxes"
     assert "samlit_prompts.masks.Masks" in line.plugins.values()
     line = arguments.read(["--recipe", file, "--model.encoder", "vit", "--model.prompts", "[masks]"])

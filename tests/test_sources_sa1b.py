@@ -96,7 +96,8 @@ def test_progress(folder: Path) -> None:
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"^there is no folder or tar .*nowhere$"):
+    says = r"^there are no shards at /.*nowhere: .*data.source.root.*shards get.*data.source"
+    with pytest.raises(FileNotFoundError, match=says):
         Sa1b(str(tmp_path / "nowhere")).prepare()
     (tmp_path / "other.tar").touch()
     with pytest.raises(ValueError, match=r"^there is no sa_\*\.tar in [^\n]*$"):

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from samlit_encoders import vit as module
 from samlit_encoders._attention import Attention, relative
 from samlit_encoders._mae import from_mae
-from samlit_encoders.vit import Vit, vit_b, vit_h, vit_l
+from samlit_encoders.vit import Vit, VitB, VitH, VitL
 
-BUILD = {"vit_b": vit_b, "vit_l": vit_l, "vit_h": vit_h}
+BUILD = {"vit_b": VitB, "vit_l": VitL, "vit_h": VitH}
 PLAN = {
     "vit_b": (768, 12, 12, (2, 5, 8, 11)),
     "vit_l": (1024, 24, 16, (5, 11, 17, 23)),

@@ -38,3 +38,15 @@ def read(folder):
             row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
             history.append(row)
     return config, history, path.parent
+
+
+def artifacts(folder):
+    """By name, the last artifact of each: its type, aliases, metadata, and where each of its files is kept."""
+    found = {}
+    path = max(Path(folder).glob("wandb/offline-run-*/run-*.wandb"), key=lambda file: file.stat().st_mtime)
+    for record in records(path):
+        if record.WhichOneof("record_type") == "artifact":
+            one = record.artifact
+            files = {entry.path: entry.local_path for entry in one.manifest.contents}
+            found[one.name] = (one.type, list(one.aliases), json.loads(one.metadata or "{}"), files)
+    return found

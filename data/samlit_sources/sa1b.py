@@ -75,7 +75,15 @@ class Sa1b(Source):
             ValueError: There is no shard in it, or no record that can be read.
         """
         shards = subsets.ranges(self.subset) if self.subset and self._ids is None else None
-        self._store.open(progress, None if shards is None else lambda names: subsets.chosen(names, shards, self.root))
+        only = None if shards is None else lambda names: subsets.chosen(names, shards, self.root)
+        try:
+            self._store.open(progress, only)
+        except FileNotFoundError as error:
+            where = self.root if "://" in self.root else str(Path(self.root).expanduser().absolute())
+            raise FileNotFoundError(
+                f"there are no shards at {where}: name their place with --data.source.root, get SA-1B with "
+                "`samlit shards get LINKS --out sa1b`, or train on something else (--data.source shapes|coco|folder)"
+            ) from error
         counts = [row.records for row in self._store.rows]
         if self._ids is not None:
             self._chosen = self._by_id(subsets.image_ids(self._ids), progress)

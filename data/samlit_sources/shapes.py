@@ -50,8 +50,8 @@ class Shapes(Source):
 
     def __init__(
         self,
-        split: Literal["train", "val"],
-        count: int,
+        split: Literal["train", "val"] = "train",
+        count: int = 1000,
         size: int = 128,
         seed: int = 0,
         min_area: int | None = None,

@@ -19,7 +19,7 @@ from samlit.layers import LayerNorm2d, neck
 from samlit.structures import Embedding
 from samlit_encoders._attention import Attention
 
-__all__ = ["Vit", "resized", "vit_b", "vit_h", "vit_l"]
+__all__ = ["Vit", "VitB", "VitH", "VitL", "resized"]
 
 BAND = 1024  # cells that run through a block together on a processor that does not train
 
@@ -283,7 +283,7 @@ class _FeedForward(nn.Module):
         return out
 
 
-def vit_b(image_size: int = 1024, drop_path: float = 0.0, checkpoint: bool = False, early: Sequence[int] = ()) -> Vit:
+class VitB(Vit):
     """SAM's ViT-B: 12 blocks of width 768.
 
     Args:
@@ -292,10 +292,16 @@ def vit_b(image_size: int = 1024, drop_path: float = 0.0, checkpoint: bool = Fal
         checkpoint: Compute a block again for its gradient instead of keeping what it computed.
         early: Blocks whose outputs are emitted as well, for the decoder `hq`.
     """
-    return Vit(image_size, 768, 12, 12, (2, 5, 8, 11), drop_path=drop_path, checkpoint=checkpoint, early=early)
+
+    def __init__(
+        self, image_size: int = 1024, drop_path: float = 0.0, checkpoint: bool = False, early: Sequence[int] = ()
+    ) -> None:
+        super().__init__(
+            image_size, 768, 12, 12, (2, 5, 8, 11), drop_path=drop_path, checkpoint=checkpoint, early=early
+        )
 
 
-def vit_l(image_size: int = 1024, drop_path: float = 0.0, checkpoint: bool = False, early: Sequence[int] = ()) -> Vit:
+class VitL(Vit):
     """SAM's ViT-L: 24 blocks of width 1024.
 
     Args:
@@ -304,10 +310,16 @@ def vit_l(image_size: int = 1024, drop_path: float = 0.0, checkpoint: bool = Fal
         checkpoint: Compute a block again for its gradient instead of keeping what it computed.
         early: Blocks whose outputs are emitted as well, for the decoder `hq`.
     """
-    return Vit(image_size, 1024, 24, 16, (5, 11, 17, 23), drop_path=drop_path, checkpoint=checkpoint, early=early)
+
+    def __init__(
+        self, image_size: int = 1024, drop_path: float = 0.0, checkpoint: bool = False, early: Sequence[int] = ()
+    ) -> None:
+        super().__init__(
+            image_size, 1024, 24, 16, (5, 11, 17, 23), drop_path=drop_path, checkpoint=checkpoint, early=early
+        )
 
 
-def vit_h(image_size: int = 1024, drop_path: float = 0.0, checkpoint: bool = False, early: Sequence[int] = ()) -> Vit:
+class VitH(Vit):
     """SAM's ViT-H: 32 blocks of width 1280, the paper's default.
 
     Args:
@@ -316,4 +328,10 @@ def vit_h(image_size: int = 1024, drop_path: float = 0.0, checkpoint: bool = Fal
         checkpoint: Compute a block again for its gradient instead of keeping what it computed.
         early: Blocks whose outputs are emitted as well, for the decoder `hq`.
     """
-    return Vit(image_size, 1280, 32, 16, (7, 15, 23, 31), drop_path=drop_path, checkpoint=checkpoint, early=early)
+
+    def __init__(
+        self, image_size: int = 1024, drop_path: float = 0.0, checkpoint: bool = False, early: Sequence[int] = ()
+    ) -> None:
+        super().__init__(
+            image_size, 1280, 32, 16, (7, 15, 23, 31), drop_path=drop_path, checkpoint=checkpoint, early=early
+        )
