@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
-from samlit import architecture, catalogue, download, layouts, tensors
+from samlit import architecture, catalogue, download, layouts, pieces, tensors
 from samlit.errors import UsageError, did_you_mean, one_line
 from samlit.model import Sam
 
@@ -76,8 +78,13 @@ def _samlit(path: Path, found: tensors.Tensors) -> tuple[Sam, int]:
         raise ValueError(
             f"{path}: says nothing of the model that its weights are of: `samlit fit` writes files that do"
         )
+    file: Path | io.BytesIO = path
+    if path.is_dir():  # a checkpoint in pieces; Lightning reads files
+        file = io.BytesIO()
+        torch.save(pieces.read(path, moments=False), file)
+        file.seek(0)
     try:
-        module = SamModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+        module = SamModule.load_from_checkpoint(file, map_location="cpu", weights_only=True)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # what foreign parameters make of Lightning and the parser is endless

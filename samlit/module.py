@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -22,6 +22,7 @@ from samlit.losses import Losses, Terms
 from samlit.memory import ENCODER, VALIDATION, needing
 from samlit.model import Sam
 from samlit.optim import Optim
+from samlit.parallel import closing, shard
 from samlit.passes import Passes
 from samlit.steps import Steps
 from samlit.structures import Batch, Embedding, Prediction, PromptSet, Result, Scene
@@ -117,6 +118,15 @@ class SamModule(Steps):
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, SamData):
             data.keep_embeddings(self.net)
+
+    def configure_model(self) -> None:
+        """Share the weights between the ranks where the strategy wants that; called after `setup`."""
+        if self.device_mesh is not None:
+            shard(self.net, self.device_mesh["data_parallel"])
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Tell a sharded model of it."""
+        closing(self.net, loss)
 
     def embed(self, batch: Batch) -> Embedding:
         """The batch's images, embedded, or as they come embedded."""
@@ -271,6 +281,6 @@ class SamModule(Steps):
 
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule, a step at a time."""
-        shared = isinstance(self.trainer.strategy, DDPStrategy)
+        shared = isinstance(self.trainer.strategy, (DDPStrategy, ModelParallelStrategy))
         optimizer, schedule = self.optim.build(self.net, int(self.trainer.estimated_stepping_batches), shared)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
