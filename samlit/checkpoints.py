@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from samlit import architecture, catalogue, download, layouts, pieces, tensors
+from samlit import architecture, catalogue, download, layouts, lora, pieces, tensors
 from samlit.errors import UsageError, did_you_mean, one_line
 from samlit.model import Sam
 
@@ -133,7 +133,7 @@ def _start(net: Sam, found: tensors.Tensors) -> None:
     if found.layout != "samlit":
         state = layouts.from_sam(layouts.to_sam(state, found.layout), "samlit")
     if found.layout == "timm":
-        _fill(net.encoder, {name.removeprefix("encoder."): value for name, value in state.items()})
+        _fill(net.encoder, {name.removeprefix("encoder."): value for name, value in state.items()}, lora.is_added)
         return
     own = net.state_dict()
     there, here, kept = _parts(state), _parts(own), []
@@ -143,7 +143,7 @@ def _start(net: Sam, found: tensors.Tensors) -> None:
     for part in sorted(there - here):
         warnings.warn(f"the weights have {part}, and this model has not: left out", stacklevel=1)
         state = {name: value for name, value in state.items() if not name.startswith(f"{part}.")}
-    _fill(net, state, lambda name: name.startswith(tuple(kept)))
+    _fill(net, state, lambda name: name.startswith(tuple(kept)) or lora.is_added(name))
     if found.layout != "samlit":
         _check_heads(net, layouts.to_sam(found.state, found.layout), _heads(found))
 
@@ -159,7 +159,7 @@ def _check_heads(net: Sam, state: dict[str, Tensor], heads: int) -> None:
         return
     as_trained, alike = part.type(net.encoder.channels, **part.arguments), True
     with suppress(ValueError):  # one that wants finer maps as well cannot be asked without them
-        alike = architecture.answer_alike(net.decoder, as_trained, net.encoder.channels, part)
+        alike = architecture.answer_alike(lora.merged(net.decoder), as_trained, net.encoder.channels, part)
     if not alike:
         raise ValueError(f"its decoder has {heads} attention heads, and this model's another number")
 

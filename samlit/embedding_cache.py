@@ -223,9 +223,9 @@ def _files(embedding: Embedding) -> list[bytes]:
     """What the files of B images hold: half precision, where its range is wide enough."""
     maps = [map_.float().cpu() for map_ in (embedding.image, *embedding.early)]
     halves = [map_.half() if map_.abs().max() < 6e4 else map_ for map_ in maps]
-    return [
-        save({str(number): map_[i].numpy() for number, map_ in enumerate(halves)}) for i in range(len(embedding.image))
-    ]
+    # Contiguous, for the writer takes bytes as they lie.
+    arrays = [np.ascontiguousarray(map_.numpy()) for map_ in halves]
+    return [save({str(number): map_[i] for number, map_ in enumerate(arrays)}) for i in range(len(embedding.image))]
 
 
 def _tell(folder: Path, needed: int, count: int, rank: int, world: int) -> None:

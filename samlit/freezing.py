@@ -31,7 +31,7 @@ def freeze(net: nn.Module, names: Sequence[str], key: str = "model.freeze") -> N
         key: Begins every error.
 
     Raises:
-        UsageError: A name stands for nothing, or nothing is left to train.
+        UsageError: A name stands for nothing.
     """
     for pattern in names:
         found = set(named(net, pattern))
@@ -40,8 +40,6 @@ def freeze(net: nn.Module, names: Sequence[str], key: str = "model.freeze") -> N
         for name, parameter in net.named_parameters():
             if name in found:
                 parameter.requires_grad_(False)
-    if names and frozen(net):
-        raise UsageError(f"{key}: nothing is left to train; name fewer parts than {', '.join(names)}")
 
 
 def frozen(module: nn.Module) -> bool:

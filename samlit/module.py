@@ -17,7 +17,9 @@ from samlit.checkpoints import start_from
 from samlit.compiling import compile_parts
 from samlit.contracts import Decoder, Encoder, Prompt, Task
 from samlit.datamodule import SamData
+from samlit.errors import UsageError
 from samlit.loop import Round, drive
+from samlit.lora import Lora
 from samlit.losses import Losses, Terms
 from samlit.memory import ENCODER, VALIDATION, needing
 from samlit.model import Sam
@@ -48,6 +50,7 @@ class SamModule(Steps):
             of another project's, of the same model at any image size; an encoder's alone will do.
         freeze: What is not trained: `encoder`, `prompts`, `decoder`, or any part or parameter in them by its name, with
             `*` and `?`. Batch norms in it keep their statistics, and no block of it is skipped.
+        lora: What is trained beside the frozen weights: low-rank changes of attention, adapters; nothing if not given.
         masks_at_once: Most prompts that are answered and learned from together; all of a step's if not given. Fewer
             need less memory, and the gradients are the same.
         compile: Whether encoder and decoder go through torch.compile while training: true, one of its modes such as
@@ -66,8 +69,9 @@ class SamModule(Steps):
         optim: Optim = Optim(),  # noqa: B008 - frozen
         seed: int = 0,
         weights: str | None = None,
-        freeze: Sequence[str] = (),
         masks_at_once: int | None = None,
+        freeze: Sequence[str] = (),
+        lora: Lora | None = None,
         compile: bool | str = False,
     ) -> None:
         super().__init__()
@@ -79,6 +83,10 @@ class SamModule(Steps):
             raise ValueError(f"masks_at_once: one at least, not {masks_at_once}")
         self.masks_at_once, self.compiled = masks_at_once, compile
         freezing.freeze(self.net, freeze)
+        if lora is not None:
+            lora.add(self.net)
+        if freezing.frozen(self.net):
+            raise UsageError(f"model.freeze: nothing is left to train; name fewer parts than {', '.join(freeze)}")
         freezing.hold(self.net)
         self.metrics = nn.ModuleList(task.metric() or nn.Identity() for task in self.validation)
         self.calibration = Calibration()
