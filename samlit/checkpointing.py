@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import warnings
 import zipfile
 from functools import lru_cache
@@ -14,13 +15,14 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from samlit import pieces
 from samlit.atomic import replacing
 from samlit.errors import SamlitError, one_line
 
-__all__ = ["LAST", "PREVIOUS", "AtomicIO", "Checkpoints", "damage", "save_now"]
+__all__ = ["LAST", "PREVIOUS", "AtomicIO", "Checkpoints", "damage", "plain", "save_now"]
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
-"""Files of the last checkpoint and of the one before it."""
+"""Files, or folders of pieces, of the last checkpoint and of the one before it."""
 
 TRIES = 3
 """Steps in a row whose checkpoint may fail before the run ends."""
@@ -46,7 +48,7 @@ class AtomicIO(TorchCheckpointIO):
         Raises:
             SamlitError: It could not be written; what was there is untouched.
         """
-        checkpoint = {**checkpoint, "hyper_parameters": _plain(checkpoint.get("hyper_parameters", {}))}
+        checkpoint = {**checkpoint, "hyper_parameters": plain(checkpoint.get("hyper_parameters", {}))}
         file, step, self.fault = Path(path), checkpoint.get("global_step"), None
 
         def save(beside: Path) -> None:
@@ -54,6 +56,8 @@ class AtomicIO(TorchCheckpointIO):
             # After a validation a step is saved once more: what is kept is of an earlier one.
             if file.name == LAST and step != self._step:
                 _keep(file)
+            if file.is_dir():  # of a run that saved in pieces
+                shutil.rmtree(file)
 
         try:
             replacing(file, save)
@@ -78,6 +82,8 @@ class AtomicIO(TorchCheckpointIO):
             before = Path(path).with_name(PREVIOUS)
             other = before if before.exists() and before != Path(path) and not damage(before) else "another one"
             raise SamlitError(f"the checkpoint {path} is damaged (at {damaged}): go on from {other}")
+        if pieces.is_folder(path):
+            return pieces.read(Path(path), checked=True)
         loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
         return loaded
 
@@ -86,11 +92,15 @@ def _keep(file: Path) -> None:
     """Let a file that is about to be replaced stay as the one before; there is always one under its own name."""
     if not file.exists():
         return
+    if file.with_name(PREVIOUS).is_dir():
+        shutil.rmtree(file.with_name(PREVIOUS))
     link = file.with_name(f".{PREVIOUS}.part.tmp")
     link.unlink(missing_ok=True)
     try:
         os.link(file, link)
-    except OSError:  # a file system without links
+    except OSError:  # a file system without links, or a folder
+        if file.is_dir():
+            file.with_name(PREVIOUS).unlink(missing_ok=True)
         os.replace(file, file.with_name(PREVIOUS))
         return
     os.replace(link, file.with_name(PREVIOUS))
@@ -100,6 +110,8 @@ def _keep(file: Path) -> None:
 def damage(path: str | Path) -> str:
     """Where a checkpoint is damaged, found by reading it through; empty where it is not, or is no file."""
     file = Path(path)
+    if pieces.is_folder(file):
+        return pieces.damage(file)
     if not file.is_file():
         return ""
     state = file.stat()
@@ -288,7 +300,7 @@ def save_now(trainer: pl.Trainer, again: bool = False) -> Path | None:
     return None
 
 
-def _plain(parameters: Any) -> dict[str, Any]:
+def plain(parameters: Any) -> dict[str, Any]:
     """Hyperparameters without the values that only unpickling could bring back.
 
     From a recipe all are plain. Objects given to SamModule by hand have to be given again when it is loaded.

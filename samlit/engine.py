@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import sys
 import warnings
@@ -12,12 +11,13 @@ from typing import Any, NoReturn
 
 import torch
 import yaml
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from samlit import arguments, complaints, plugins, recipe
-from samlit.checkpointing import PREVIOUS, Checkpoints, damage
+from samlit import arguments, complaints, launch, parallel, plugins, ranks, recipe
+from samlit.checkpointing import PREVIOUS, AtomicIO, Checkpoints, damage
 from samlit.datamodule import SamData
 from samlit.errors import SamlitError, UsageError, one_line
 from samlit.loggers import Csv, Tensorboard
@@ -60,12 +60,6 @@ def seed(everything: bool | int | None) -> int:
 LARGE = 50_000_000
 """Weights of an encoder that learns little from masks alone if it knows nothing at all."""
 
-RUN_FOLDER = "SAMLIT_RUN_FOLDER"
-"""Environment variable by which the first process of a run tells the others of its machine which folder it took."""
-
-CHECKPOINT = "SAMLIT_CHECKPOINT"
-"""Likewise, which checkpoint it goes on from: one process reads it through."""
-
 
 class SamCLI(LightningCLI):
     """SamModule and SamData, with what they share said once, and the callbacks that every run has."""
@@ -98,7 +92,7 @@ class SamCLI(LightningCLI):
         if isinstance(every, int) and steps > 0:  # at even intervals, the last one at the end: a quick look too
             config.trainer.val_check_interval = steps // math.ceil(steps / every)
         if config.get("ckpt_path") == "last":
-            config.ckpt_path = newest_checkpoint(folder)
+            config.ckpt_path = ranks.agreed("CHECKPOINT", lambda: newest_checkpoint(folder))
             if config.ckpt_path is None and self.config.subcommand != "fit":
                 raise UsageError(f"--ckpt_path last: there is no checkpoint in {str(folder)!r}")
             if config.ckpt_path is None:
@@ -106,7 +100,7 @@ class SamCLI(LightningCLI):
             elif self.config.subcommand == "fit":
                 config.trainer.default_root_dir = str(Path(config.ckpt_path).parent)
         elif self.config.subcommand == "fit" and config.get("ckpt_path") is None:
-            config.trainer.default_root_dir = free_folder(folder)
+            config.trainer.default_root_dir = ranks.agreed("RUN_FOLDER", lambda: free_folder(folder))
 
     def before_fit(self) -> None:
         """Called by Lightning before its launcher."""
@@ -117,7 +111,7 @@ class SamCLI(LightningCLI):
         _prepare(self)
         large = sum(p.numel() for p in self.model.net.encoder.parameters()) > LARGE
         own = getattr(self.model.net.encoder, "pretrained", False)  # as timm's bring along
-        if large and not (self.model.weights or own or resumes) and os.environ.get("LOCAL_RANK", "0") == "0":
+        if large and not (self.model.weights or own or resumes) and ranks.place()[0] == 0:
             print(
                 "samlit: the encoder starts from new weights, where SAM's started from masked autoencoders': "
                 "--model.weights NAME, with a name of `samlit list weights`",
@@ -127,6 +121,19 @@ class SamCLI(LightningCLI):
     def before_validate(self) -> None:
         """Called by Lightning before its launcher."""
         _prepare(self)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; where another process is lost, that is the reason, and not what this one makes of it.
+
+        Raises:
+            SamlitError: Another process of the run is lost.
+        """
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception as error:
+            if why := launch.reason(self.trainer.strategy.launcher, error):
+                raise SamlitError(why) from error
+            raise
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Build the trainer; what it refuses was asked for by the person.
@@ -146,10 +153,13 @@ class SamCLI(LightningCLI):
         if config.get("enable_checkpointing") is False:
             unwanted.append(Checkpoints)
         callbacks = [callback for callback in callbacks if not isinstance(callback, tuple(unwanted))]
+        config["strategy"] = parallel.named(config.get("strategy"))
         try:
             trainer: Trainer = super()._instantiate_trainer(config, callbacks)
         except (MisconfigurationException, ValueError) as error:
             raise UsageError(f"trainer: {one_line(error)}") from error
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicIO()
         for logger in trainer.loggers:
             if isinstance(logger, AT_HOME):
                 resumes = bool(self.config[self.config.subcommand].get("ckpt_path"))
@@ -159,7 +169,7 @@ class SamCLI(LightningCLI):
 
 def _prepare(cli: LightningCLI) -> None:
     """Make the data ready before other ranks are started, so that what is wrong with it is said once."""
-    if not {"LOCAL_RANK", "RANK"} & set(os.environ):
+    if ranks.place() == (0, 1):
         cli.datamodule.prepare_data()
 
 
@@ -178,12 +188,9 @@ CALLBACKS: dict[type[Callback], str] = {
 
 def free_folder(folder: Path) -> str:
     """A run's folder: the one that is wanted, or with a number behind it where a run has left its checkpoints."""
-    if os.environ.get("LOCAL_RANK", "0") != "0" and RUN_FOLDER in os.environ:
-        return os.environ[RUN_FOLDER]
     free, number = folder, 2
     while any(free.glob("*.ckpt")):
         free, number = folder.with_name(f"{folder.name}-{number}"), number + 1
-    os.environ[RUN_FOLDER] = str(free)
     return str(free)
 
 
@@ -195,8 +202,6 @@ def newest_checkpoint(folder: Path) -> str | None:
     Raises:
         SamlitError: All are damaged.
     """
-    if os.environ.get("LOCAL_RANK", "0") != "0" and CHECKPOINT in os.environ:
-        return os.environ[CHECKPOINT]
     successor = re.compile(re.escape(folder.name) + r"(-\d+)?")
     runs = [folder, *(f for f in folder.parent.glob(f"{folder.name}-*") if successor.fullmatch(f.name))]
     damaged: list[str] = []
@@ -211,7 +216,6 @@ def newest_checkpoint(folder: Path) -> str | None:
                     damaged += [str(one)]
                     warnings.warn(f"the checkpoint {one} is damaged (at {place}): going on from another", stacklevel=1)
                     continue
-                os.environ[CHECKPOINT] = str(one)
                 return str(one)
     if damaged:
         raise SamlitError(f"--ckpt_path last: every checkpoint is damaged ({', '.join(damaged)})")

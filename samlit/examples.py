@@ -241,7 +241,7 @@ def answered(module: SamModule, batch: Batch) -> list[Example]:
                 batch.phrases[k] if batch.phrases else "",
             )
         )
-    embedding = module.net.embed(batch.image, batch.sizes)
+    embedding = module.embed(batch)
     for task in module.validation:
         turns: list[Round] = []
         module.run(task, batch, on_round=turns.append, embedding=embedding)

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.tensor import DTensor
 
 from samlit.adamw import AdamW
+from samlit.rows import placed, rows
 
 __all__ = ["Muon", "orthogonal"]
 
@@ -28,8 +30,8 @@ class Muon(AdamW):
         lr: Rate of groups that name none.
         betas: AdamW's averages.
         momentum: Muon's average.
-        shared: Whether every rank holds all weights and the same gradients (DDP), so that each orthogonalises some of
-            the matrices for all of them.
+        shared: Whether several ranks have the same gradients, or each some rows of them (DDP, FSDP), so that each
+            orthogonalises some of the matrices for all of them.
         average: Decay of the weights' average; 0 for none.
     """
 
@@ -83,7 +85,10 @@ class Muon(AdamW):
                 state["step"] += one
                 momentum = state["momentum"].lerp_(gradient, share)
                 # A kernel (out, in, rows, columns) is the matrix that takes a patch to its outputs.
-                updates.append(gradient.lerp(momentum, group["momentum"]).flatten(1))
+                update = gradient.lerp(momentum, group["momentum"])
+                # Of a matrix's rows alone nothing can be made orthogonal: where ranks share it, it is put together.
+                whole = update.full_tensor() if isinstance(update, DTensor) else update
+                updates.append(whole.flatten(1))
         directions = iter(_orthogonal(updates, self.shared))
         for group in groups:
             for parameter in group["params"]:
@@ -94,8 +99,11 @@ class Muon(AdamW):
                 stay: float | Tensor = 1 - group["lr"] * group["weight_decay"]
                 if left_out is not None:
                     direction, stay = direction.masked_fill(left_out, 0), torch.where(left_out, 1.0, stay)
+                direction = direction.view(parameter.shape)
+                if isinstance(parameter, DTensor):
+                    direction = placed(direction[slice(*rows(parameter))], parameter)
                 parameter.mul_(stay)
-                parameter.add_(direction.view(parameter.shape), alpha=-rate)
+                parameter.add_(direction, alpha=-rate)
 
 
 def _orthogonal(matrices: list[Tensor], shared: bool) -> list[Tensor]:

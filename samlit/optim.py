@@ -80,7 +80,7 @@ class Optim:
             if name.startswith("encoder.") and (self.rel_pos_decay or "rel_pos" not in last):
                 layer, layers = model.encoder.layer_of(name.removeprefix("encoder."))
                 scale = self.layer_decay ** (layers - 1 - layer)
-            matrix = not plain and min(len(parameter), parameter[0].numel()) > 1
+            matrix = not plain and min(len(parameter), parameter.numel() // len(parameter)) > 1
             muon = self.algorithm == "muon" and matrix
             groups.setdefault((scale, 0.0 if plain else self.weight_decay, muon), []).append(parameter)
         return [
@@ -113,7 +113,7 @@ class Optim:
         return 1.0
 
     def build(self, model: Sam, steps: int, shared: bool = False) -> tuple[AdamW, torch.optim.lr_scheduler.LRScheduler]:
-        """The optimiser and its schedule over so many steps; `shared` where every rank holds all weights (DDP)."""
+        """The optimiser and its schedule over so many steps; `shared` where ranks have the same gradients."""
         groups = self.groups(model)
         optimizer: AdamW
         if self.algorithm == "muon":

@@ -41,6 +41,7 @@ SLOTS = {
     "model.validation": "tasks",
     "data.source": "sources",
     "data.validation": "sources",
+    "data.forgetting": "sources",
 }
 
 # What `trainer.logger` may be called, one or a list of them, and the package that it needs where samlit does not.

@@ -126,7 +126,9 @@ class Report(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Count, keep examples, and compute the baseline if nobody has."""
+        """Count, keep examples, and compute the baseline if nobody has; not of what the forgetting meter sees."""
+        if dataloader_idx:
+            return
         if batch_idx == 0:
             self.held_out = {"masks": 0, "images": 0}
             self._compared.zero_()
@@ -204,13 +206,15 @@ class Report(pl.Callback):
         scores = {name: float(value) for name, value in module.scores.items()}
         if not scores:
             return
+        forgetting = {f"forgetting/{name}": value for name, value in module.forgetting_scores.items()}
         if trainer.sanity_checking:
-            self.before = self.before or scores
+            self.before = self.before or scores | forgetting
         logged = trainer.callback_metrics.get("val/miou")
         miou = sum(scores.values()) / len(scores) if logged is None else float(logged)
         if not trainer.sanity_checking and math.isfinite(miou) and miou > self.best.get("miou", -math.inf):
-            self.best = {"miou": miou, "step": trainer.global_step, "scores": scores, **self.held_out}
-        self._write_down(trainer, {**{f"val/{name}": value for name, value in scores.items()}, "val/miou": miou})
+            self.best = {"miou": miou, "step": trainer.global_step, "scores": scores | forgetting, **self.held_out}
+        named = {f"val/{name}": value for name, value in scores.items()} | {"val/miou": miou}
+        self._write_down(trainer, named | forgetting)
 
     def _write_down(self, trainer: pl.Trainer, numbers: dict[str, float]) -> None:
         """One more row of the history."""

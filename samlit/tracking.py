@@ -233,7 +233,7 @@ class Tracking(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep examples, where the report does not."""
-        if (self._wandb or self._boards) and not self._shares:
+        if (self._wandb or self._boards) and not self._shares and not dataloader_idx:
             self.examples.see(batch, batch_idx, outputs)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

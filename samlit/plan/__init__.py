@@ -1,0 +1,1 @@
+"""`samlit plan`: what a recipe costs, before anything is trained."""
