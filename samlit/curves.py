@@ -85,7 +85,7 @@ def reliability(found: Reliability, title: str = "") -> bytes:
     left.text(0.03, 0.95, f"calibration error {found.error:.3f}", fontsize=10, color=hexadecimal(INK), va="top")
     for y, colour, said in ((0.875, "#f2a48f", "predicted too high"), (0.82, "#9cc3f5", "predicted too low")):
         left.text(0.03, y, "■", fontsize=10, color=colour, va="top")
-        left.text(0.06, y, said, fontsize=8.5, color=hexadecimal(GREY), va="top")
+        left.text(0.07, y, said, fontsize=8.5, color=hexadecimal(GREY), va="top")
     left.set_xlim(0, 1)
     left.set_ylim(0, 1)
     _axes(right, "share of the answers", "predicted IoU")
