@@ -295,7 +295,10 @@ def _check(path: Path, manifest: dict[str, Any], names: list[str]) -> None:
 
 def _read(path: Path, manifest: dict[str, Any], place: Place) -> dict[str, Any]:
     """All tensors, or of each the rows that are wanted."""
-    rest: dict[str, Any] = torch.load(path / REST, map_location="cpu", weights_only=True)
+    try:
+        rest: dict[str, Any] = torch.load(path / REST, map_location="cpu", weights_only=True)
+    except Exception as error:  # what damaged and foreign files make of torch's reader is endless
+        raise _Damaged(path, f"{REST}: {one_line(error)[:160]}") from error
     by_tensor: dict[str, list[tuple[str, _Piece]]] = {}
     for name, facts in manifest["files"].items():
         for piece in facts["pieces"]:

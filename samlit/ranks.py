@@ -7,6 +7,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+from samlit.errors import UsageError, one_line
+
 __all__ = ["agreed", "place"]
 
 _stores: list[Any] = []  # the first rank's serves the others as long as the process lives
@@ -66,7 +68,10 @@ def _store(rank: int) -> Any:
     elif "SLURM_PROCID" in os.environ:
         from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
-        slurm = SLURMEnvironment(auto_requeue=False)
+        try:
+            slurm = SLURMEnvironment(auto_requeue=False)
+        except RuntimeError as error:  # tasks that are not counted by node
+            raise UsageError(f"SLURM: {one_line(error)}") from error
         # Lightning connects the ranks at the port itself, later.
         port = slurm.main_port + 1
         _stores.append(
