@@ -23,6 +23,7 @@ from samlit.module import SamModule
 from samlit.structures import Sample
 from samlit_decoders.mask import Mask
 from samlit_encoders.tiny_vit import TinyVit
+from samlit_encoders.vit import VitB
 from samlit_prompts.boxes import Boxes
 from samlit_prompts.masks import Masks
 from samlit_prompts.points import Points
@@ -48,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--annotations", required=True, help="COCO JSON")
     parser.add_argument("--weights", help="of MobileSAM; what takes how long does not depend on them")
+    parser.add_argument("--encoder", choices=("tiny_vit", "vit_b"), default="tiny_vit")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--masks", type=int, default=8, help="most masks of an image")
     parser.add_argument("--side", type=int, default=1024)
@@ -55,7 +57,8 @@ def main() -> None:
 
     torch.manual_seed(0)
     task = Interactive(stop=0.33)
-    module = SamModule(TinyVit, [Points, Boxes, Masks], Mask, task, (), options.side, freeze=["encoder"])
+    encoder = {"tiny_vit": TinyVit, "vit_b": VitB}[options.encoder]
+    module = SamModule(encoder, [Points, Boxes, Masks], Mask, task, (), options.side, freeze=["encoder"])
     if options.weights:
         checkpoints.start_from(module.net, options.weights)
     trainer = SimpleNamespace(world_size=1, global_step=0, global_rank=0, accumulate_grad_batches=1)

@@ -130,6 +130,7 @@ class SamData(pl.LightningDataModule):
                         self.embeddings,
                         self.image_size,
                         mirrored=source is self.source and self.augment.flip > 0,
+                        numbers=self._seen(world) if source is self.source else None,
                         batch_size=self.batch_size,
                         rank=rank,
                         world=world,
@@ -139,6 +140,17 @@ class SamData(pl.LightningDataModule):
                     )
         if self.trainer is not None:
             self.trainer.strategy.barrier("embeddings")
+
+    def _seen(self, world: int) -> list[int] | None:
+        """The samples that a training of a known number of steps will see, ascending; None for all."""
+        steps = -1 if self.trainer is None else self.trainer.max_steps
+        if self.trainer is None or steps < 0:
+            return None
+        images = steps * self.trainer.accumulate_grad_batches * self.batch_size * world
+        order = self.source.order(self.seed, self.shuffle_buffer)
+        if images >= 2 * len(self.source):  # as good as all
+            return None
+        return sorted(set(order.take(0, images)[1].tolist()))
 
     def train_dataloader(self) -> Loader:
         """Shuffled batches that resume in mid-epoch."""

@@ -88,6 +88,7 @@ def keep(
     folder: str | Path,
     side: int,
     mirrored: bool = False,
+    numbers: Sequence[int] | None = None,
     batch_size: int = 1,
     rank: int = 0,
     world: int = 1,
@@ -103,6 +104,7 @@ def keep(
         folder: Of the cache.
         side: Of the frame, pixels.
         mirrored: Whether the mirror images are wanted too.
+        numbers: Of the samples that are wanted; all if not given.
         batch_size: Images that are embedded at a time.
         rank: Of this process, which embeds its share.
         world: How many processes; each must have returned before one reads.
@@ -124,14 +126,15 @@ def keep(
     place = Path(folder).expanduser() / f"{fingerprint(net.encoder)[:16]}-{side}-{precision}"
     kept = Embeddings(place, np.zeros((len(source), 16), np.uint8))
     wanted: dict[Path, _Wanted] = {}  # an image that is there twice is wanted once
-    for number in range(len(source)):
-        progress(number, len(source), "looking for kept embeddings")
+    numbers = range(len(source)) if numbers is None else numbers
+    for done, number in enumerate(numbers):
+        progress(done, len(numbers), "looking for kept embeddings")
         if (sample := _sample(source, number)) is not None:
             kept.names[number] = _name(sample)
-            if number % world == rank:
+            if done % world == rank:
                 for turned in (False, True)[: 1 + mirrored]:
                     wanted.setdefault(kept.path(number, turned), _Wanted(number, turned))
-    progress(len(source), len(source), "looking for kept embeddings")
+    progress(len(numbers), len(numbers), "looking for kept embeddings")
     missing = {path: want for path, want in wanted.items() if not path.exists()}
     if missing:
         try:
