@@ -130,9 +130,11 @@ def _change(linear: nn.Linear, rank: int, scale: float, heads: int) -> None:
 def _heads(attention: Any) -> int:
     """How often queries, keys and values take turns in the rows of a fused layer.
 
-    Mostly once; an attention with `qkv_by_head` has each head's side by side.
+    Mostly once; an attention with `qkv_by_head`, or timm's `head_first`, has each head's side by side.
     """
-    return int(attention.heads) if getattr(attention, "qkv_by_head", False) else 1
+    if getattr(attention, "qkv_by_head", False):
+        return int(attention.heads)
+    return int(attention.num_heads) if getattr(attention, "head_first", False) else 1
 
 
 def is_added(name: str) -> bool:

@@ -1,8 +1,10 @@
 """The embedding cache: the same training without the encoder, made once, found again, and never another's."""
 
+import itertools
 import pickle
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -181,3 +183,22 @@ def test_what_cannot_be_is_said_in_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(SamlitError, match="file cannot be written to"):
         keep(frozen().net, fitting.Discs(3), tmp_path / "file", 32)
+
+
+@pytest.mark.parametrize(("steps", "batches"), [(2, 1), (1, 3), (7, 1)])
+def test_only_what_a_training_will_see_is_embedded(tmp_path, steps, batches):
+    data = SamData(fitting.Discs(9), image_size=32, batch_size=2, embeddings=str(tmp_path))
+    data.trainer = SimpleNamespace(
+        max_steps=steps,
+        accumulate_grad_batches=batches,
+        default_root_dir=tmp_path,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+    )
+    loader = data.train_dataloader()
+    coming = itertools.chain(loader, loader)  # another epoch, where there are steps for one
+    keys = {key for batch in itertools.islice(coming, steps * batches) for key in batch.keys}
+    seen = data._seen(1)
+    assert {f"disc {number}" for number in seen} == keys
+    assert len(seen) == min(2 * steps * batches, 9)
+    data.trainer.max_steps = -1
+    assert data._seen(1) is None
