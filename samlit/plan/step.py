@@ -199,6 +199,8 @@ def measure(
             rows = min(module.masks_at_once or images * masks, images * masks)
             for seed in asked.seeds:
                 take(module, _batch(images, rows, side), seed, few, each, Hollow(half))
+            if asked.often.keys() - each.keys():
+                raise NotImplementedError("what is asked depends on what was answered")
             largest, load.encoder, times = few.largest, few.encoder, images * masks / rows
             load.decoder = sum((each[question] * (often * times) for question, often in asked.often.items()), Work())
         load.largest, encoder = largest, load.encoder
@@ -292,8 +294,8 @@ def _forward(
         if only and number < only.number:
             outlines.append(only.before[number])
             return _as_many(only.before[number], len(prompts))
-        if only:
-            passes.answer(prompts)  # once before: gradients of answers before it are there then
+        if only and number:
+            passes.answer(prompts)  # once before: what answers before it have taught is there then
         load.passing = max(load.passing, meter.most)
         meter.mark()
         before, meter.work = meter.held, Work()
