@@ -22,7 +22,7 @@ from samlit.launch import Launcher
 from samlit.model import Sam
 from samlit.structures import Embedding
 
-__all__ = ["Replicated", "Sharded", "closing", "named", "shard"]
+__all__ = ["Replicated", "Sharded", "closing", "is_sharded", "named", "shard"]
 
 
 class Replicated(DDPStrategy):
@@ -133,6 +133,12 @@ class Sharded(ModelParallelStrategy):
         """Give the optimisers their states."""
         Strategy.load_optimizer_state_dict(self, checkpoint)
 
+    def on_validation_start(self) -> None:
+        """Judge one model: running statistics, of which every rank has its own, are the first one's, as in DDP."""
+        net = getattr(self.lightning_module, "net", None)
+        for buffer in net.buffers() if isinstance(net, FSDPModule) else ():
+            dist.broadcast(buffer, 0)
+
     def on_validation_end(self) -> None:
         """Let go of what the validation has gathered; called after all callbacks."""
         net = getattr(self.lightning_module, "net", None)
@@ -202,6 +208,11 @@ def shard(net: Sam, mesh: DeviceMesh) -> None:
         return embedding
 
     root.embed = embed
+
+
+def is_sharded(net: Sam) -> bool:
+    """Whether every rank keeps its part of it only."""
+    return isinstance(net, FSDPModule)
 
 
 def closing(net: Sam, loss: Tensor) -> None:

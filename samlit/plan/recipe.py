@@ -143,9 +143,11 @@ def _strategy(given: Any, devices: int) -> tuple[Strategy, bool]:
     """How devices share the work, and whether DDP's buckets are its gradients."""
     name = str(given if isinstance(given, str) else given.class_path).lower()
     options = {} if isinstance(given, str) else given.get("init_args") or {}
-    if "fsdp" in name or "modelparallel" in name:
+    if "fsdp" in name or "modelparallel" in name or name.endswith(".sharded"):
         return "fsdp", False
-    if "ddp" in name or (name == "auto" and devices > 1):
+    if name == "ddp" or name.endswith(".replicated") or (name == "auto" and devices > 1):
+        return "ddp", True  # samlit's own
+    if "ddp" in name:
         return "ddp", bool(options.get("gradient_as_bucket_view"))
     if name == "auto" or "single" in name:
         return "single", False
