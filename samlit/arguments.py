@@ -64,6 +64,8 @@ def read(typed: list[str]) -> CommandLine:
             line.ask(tree)
             line.words.append(f"--config={file}")
             trees[line.words[-1]] = tree
+        elif value is not None and name == "trainer.logger":
+            line.words.append(f"{flag}={_flow(recipe.resolve_logger(_tree(value, flag), flag))}")
         elif value is not None and (slot in recipe.SLOTS or slot in recipe.SECTIONS):
             new = _resolve(slot, value, flag)
             if name.endswith("+"):  # one more in a list: the others stay
@@ -116,16 +118,19 @@ def _next(words: list[str]) -> tuple[str, str | None]:
 
 def _resolve(slot: str, value: str, flag: str) -> Any:
     """What was typed after an option: a name, a YAML list or mapping, or a file with one."""
-    if Path(value).suffix in {".yaml", ".yml"}:
-        tree: Any = recipe.read(_file(value))
-    else:
-        try:
-            tree = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UsageError(f"{flag}: cannot read {value!r}: a bracket or a quote may be missing") from None
+    tree = _tree(value, flag)
     if slot in recipe.SLOTS:
         return recipe.resolve_slot(slot, tree, slot)
     return recipe.resolve(tree, section=slot) if isinstance(tree, dict) else tree
+
+
+def _tree(value: str, flag: str) -> Any:
+    if Path(value).suffix in {".yaml", ".yml"}:
+        return recipe.read(_file(value))
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UsageError(f"{flag}: cannot read {value!r}: a bracket or a quote may be missing") from None
 
 
 def _file(name: str) -> Path:

@@ -50,7 +50,13 @@ class Augment:
             raise ValueError(f"color: a share from 0 to 1, not {self.color}")
 
     def frame(
-        self, sample: Sample, side: int, max_masks: int, chance: np.random.Generator, max_area: float = 1.0
+        self,
+        sample: Sample,
+        side: int,
+        max_masks: int,
+        chance: np.random.Generator,
+        max_area: float = 1.0,
+        pixels: bool = True,
     ) -> Framed:
         """A sample in the frame as chance has it, with at most so many of its masks.
 
@@ -63,6 +69,7 @@ class Augment:
             max_masks: Most masks, drawn at random.
             chance: Where all of it comes from.
             max_area: Share of the picture that a mask may cover.
+            pixels: Whether the image is looked at; without `color`.
 
         Raises:
             Damaged: The image or the string of a mask that is drawn cannot be used; it names the sample.
@@ -76,13 +83,20 @@ class Augment:
             else:
                 long_side = max(round(side * zoom), 1)
         order = chance.permutation(masks).tolist()
-        framed = frame(sample, side, order, window, long_side, exact=False, most=max_masks, max_area=max_area)
+        framed = frame(
+            sample, side, order, window, long_side, exact=False, most=max_masks, max_area=max_area, pixels=pixels
+        )
         if self.color:
             framed = replace(framed, picture=self._lit(framed.picture, chance))
         mirrored = chance.random() < self.flip
         quarters = int(chance.integers(4)) if self.turn else 0
         original = framed.original[::-1] if quarters % 2 else framed.original
         return replace(framed, original=original, mirrored=mirrored, quarters=quarters)
+
+    def beyond_flips(self) -> list[str]:
+        """The keys by which images are made that are neither the one on disk nor its mirror image."""
+        still = Augment(flip=self.flip)
+        return [name for name, value in vars(self).items() if value != getattr(still, name)]
 
     def _lit(self, picture: npt.NDArray[np.uint8], chance: np.random.Generator) -> npt.NDArray[np.uint8]:
         """In another light: (h, w, 3) to the same, brightness, contrast and saturation as one affine map of RGB."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
-from samlit import architecture, catalogue, download, layouts, tensors
+from samlit import architecture, catalogue, download, layouts, lora, pieces, tensors
 from samlit.errors import UsageError, did_you_mean, one_line
 from samlit.model import Sam
 
@@ -76,8 +78,13 @@ def _samlit(path: Path, found: tensors.Tensors) -> tuple[Sam, int]:
         raise ValueError(
             f"{path}: says nothing of the model that its weights are of: `samlit fit` writes files that do"
         )
+    file: Path | io.BytesIO = path
+    if path.is_dir():  # a checkpoint in pieces; Lightning reads files
+        file = io.BytesIO()
+        torch.save(pieces.read(path, moments=False), file)
+        file.seek(0)
     try:
-        module = SamModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+        module = SamModule.load_from_checkpoint(file, map_location="cpu", weights_only=True)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # what foreign parameters make of Lightning and the parser is endless
@@ -126,7 +133,7 @@ def _start(net: Sam, found: tensors.Tensors) -> None:
     if found.layout != "samlit":
         state = layouts.from_sam(layouts.to_sam(state, found.layout), "samlit")
     if found.layout == "timm":
-        _fill(net.encoder, {name.removeprefix("encoder."): value for name, value in state.items()})
+        _fill(net.encoder, {name.removeprefix("encoder."): value for name, value in state.items()}, lora.is_added)
         return
     own = net.state_dict()
     there, here, kept = _parts(state), _parts(own), []
@@ -136,7 +143,7 @@ def _start(net: Sam, found: tensors.Tensors) -> None:
     for part in sorted(there - here):
         warnings.warn(f"the weights have {part}, and this model has not: left out", stacklevel=1)
         state = {name: value for name, value in state.items() if not name.startswith(f"{part}.")}
-    _fill(net, state, lambda name: name.startswith(tuple(kept)))
+    _fill(net, state, lambda name: name.startswith(tuple(kept)) or lora.is_added(name))
     if found.layout != "samlit":
         _check_heads(net, layouts.to_sam(found.state, found.layout), _heads(found))
 
@@ -152,7 +159,7 @@ def _check_heads(net: Sam, state: dict[str, Tensor], heads: int) -> None:
         return
     as_trained, alike = part.type(net.encoder.channels, **part.arguments), True
     with suppress(ValueError):  # one that wants finer maps as well cannot be asked without them
-        alike = architecture.answer_alike(net.decoder, as_trained, net.encoder.channels, part)
+        alike = architecture.answer_alike(lora.merged(net.decoder), as_trained, net.encoder.channels, part)
     if not alike:
         raise ValueError(f"its decoder has {heads} attention heads, and this model's another number")
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
-from samlit import __version__
+from samlit import __version__, ranks
 from samlit.errors import ArgumentParser, SamlitError, UsageError, did_you_mean, one_line
 
 __all__ = ["COMMANDS", "main"]
@@ -39,6 +39,7 @@ COMMANDS = {
     "plan": Command("samlit.plan.command:main", "what a recipe needs and takes: memory, FLOPs, hours, before it runs"),
     "shards": Command("samlit.shards.command:main", "make, check, index and fetch shards in SA-1B's layout"),
     "segment": Command("samlit.segment:main", "masks of pictures, from the shell"),
+    "convert": Command("samlit.convert:main", "a checkpoint in pieces to one file, or one file to pieces"),
     "export": Command("samlit.export:main", "take weights elsewhere: to SAM's own code, transformers, safetensors"),
 }
 
@@ -106,7 +107,7 @@ def _quiet() -> Iterator[None]:
 
 def _rank() -> str:
     """This process's number among those of a run."""
-    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
+    return str(ranks.place()[0])
 
 
 def _fail(line: str, status: int, error: BaseException, debug: bool) -> int:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import lightning.pytorch as pl
 
 from samlit.augment import Augment
 from samlit.contracts import Source
+from samlit.embedding_cache import Embeddings, keep
+from samlit.errors import UsageError
 from samlit.loader import Loader, rank_and_world
+from samlit.model import Sam
 from samlit.quarantine import Quarantine
 
 __all__ = ["SamData"]
@@ -33,6 +37,11 @@ class SamData(pl.LightningDataModule):
             what they are is in `quarantine.jsonl` in the run's folder.
         workers: Loader processes a device.
         seed: Of the order, the masks drawn and the augmentations; `seed_everything`, said once there.
+        forgetting: What else is validated on, to see what a fine-tuning forgets: something that the model was good at
+            before. Its numbers are `forgetting/NAME`; they choose no checkpoint.
+        embeddings: Folder of a cache of image embeddings, for an encoder that is frozen (`model.freeze`): they are
+            computed once, before the training, and the encoder then rests. Of all augmentations only `flip` goes with
+            it.
     """
 
     def __init__(
@@ -50,9 +59,11 @@ class SamData(pl.LightningDataModule):
         max_damaged: float = 0.01,
         workers: int = 0,
         seed: int = 0,
+        forgetting: Source | None = None,
+        embeddings: str | None = None,
     ) -> None:
         super().__init__()
-        self.source, self.validation = source, validation
+        self.source, self.validation, self.forgetting = source, validation, forgetting
         self.image_size, self.batch_size = image_size, batch_size
         self.max_masks, self.max_val_masks = max_masks, max_val_masks
         self.max_area, self.augment = max_area, augment
@@ -61,8 +72,15 @@ class SamData(pl.LightningDataModule):
         for name, number in (("epoch_size", epoch_size), ("shuffle_buffer", shuffle_buffer)):
             if number is not None and number < 1:
                 raise ValueError(f"{name}: one image at least, not {number}")
+        if forgetting is not None and validation is None:
+            raise ValueError("forgetting: goes with a validation, of what is learned")
         if not 0 <= max_damaged <= 1:
             raise ValueError(f"max_damaged: a share from 0 to 1, not {max_damaged}")
+        if embeddings is not None and (wrong := augment.beyond_flips()):
+            keys = " and ".join(f"data.augment.{name}" for name in wrong)
+            raise UsageError(f"data.embeddings: a kept embedding is of one picture; leave out {keys}, or embeddings")
+        self.embeddings = embeddings
+        self._kept: dict[int, Embeddings] = {}
         self._prepared = False
 
     def prepare_data(self) -> None:
@@ -71,7 +89,7 @@ class SamData(pl.LightningDataModule):
             return
         from samlit.progress import bar
 
-        for source in (self.source, self.validation):
+        for source in (self.source, self.validation, self.forgetting):
             if source is not None:
                 with bar() as progress:
                     source.prepare(progress)
@@ -83,17 +101,65 @@ class SamData(pl.LightningDataModule):
         Raises:
             ValueError: There are no samples.
         """
-        for name, source in (("source", self.source), ("validation", self.validation)):
+        for name in ("source", "validation", "forgetting"):
+            source = getattr(self, name)
             if source is not None and len(source) == 0:
                 raise ValueError(f"data.{name} holds no images: {type(source).__name__} found none to read")
+
+    def keep_embeddings(self, net: Sam) -> None:
+        """Embed all images once, where `embeddings` names a folder; loaders made after this give embeddings.
+
+        Args:
+            net: With the weights that the training begins with, on its device.
+
+        Raises:
+            UsageError: Its encoder is trained.
+            SamlitError: The embeddings cannot be written.
+        """
+        if self.embeddings is None:
+            return
+        from samlit.progress import bar
+
+        rank, world = rank_and_world()
+        for source in (self.source, self.validation, self.forgetting):
+            if source is not None:
+                with bar() as progress:
+                    self._kept[id(source)] = keep(
+                        net,
+                        source,
+                        self.embeddings,
+                        self.image_size,
+                        mirrored=source is self.source and self.augment.flip > 0,
+                        numbers=self._seen(world) if source is self.source else None,
+                        batch_size=self.batch_size,
+                        rank=rank,
+                        world=world,
+                        precision=self.trainer.precision if self.trainer else "32-true",
+                        context=self.trainer.precision_plugin.val_step_context if self.trainer else nullcontext,
+                        progress=progress if rank == 0 else _quietly,
+                    )
+        if self.trainer is not None:
+            self.trainer.strategy.barrier("embeddings")
+
+    def _seen(self, world: int) -> list[int] | None:
+        """The samples that a training of a known number of steps will see, ascending; None for all."""
+        steps = -1 if self.trainer is None else self.trainer.max_steps
+        if self.trainer is None or steps < 0:
+            return None
+        images = steps * self.trainer.accumulate_grad_batches * self.batch_size * world
+        order = self.source.order(self.seed, self.shuffle_buffer)
+        if images >= 2 * len(self.source):  # as good as all
+            return None
+        return sorted(set(order.take(0, images)[1].tolist()))
 
     def train_dataloader(self) -> Loader:
         """Shuffled batches that resume in mid-epoch."""
         return self._loader(self.source, True)
 
     def val_dataloader(self) -> Loader | list[Loader]:
-        """Every validation image once, in order."""
-        return [] if self.validation is None else self._loader(self.validation, False)
+        """Every validation image once, in order; then, where there is one, every image of the forgetting meter."""
+        loaders = [self._loader(source, False) for source in (self.validation, self.forgetting) if source is not None]
+        return loaders[0] if len(loaders) == 1 else loaders
 
     def _loader(self, source: Source, training: bool) -> Loader:
         rank, world = rank_and_world()
@@ -113,6 +179,7 @@ class SamData(pl.LightningDataModule):
             shuffle_buffer=self.shuffle_buffer,
             epoch_size=self.epoch_size,
             quarantine=self._quarantine(source, rank, world),
+            kept=self._kept.get(id(source)),
         )
 
     def _quarantine(self, source: Source, rank: int, world: int) -> Quarantine:
@@ -122,3 +189,7 @@ class SamData(pl.LightningDataModule):
         quarantine = Quarantine(folder / "quarantine.jsonl", self.max_damaged, min(mine, 1000), told=rank == 0)
         quarantine.known(source.faults(), len(source))
         return quarantine
+
+
+def _quietly(done: int, total: int, what: str) -> None:
+    """The first rank's bar is enough."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import sys
 import warnings
@@ -12,17 +11,21 @@ from typing import Any, NoReturn
 
 import torch
 import yaml
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from samlit import arguments, complaints, plugins, recipe
-from samlit.checkpointing import Checkpoints
+from samlit import arguments, complaints, launch, parallel, plugins, ranks, recipe
+from samlit.checkpointing import PREVIOUS, AtomicIO, Checkpoints, damage
 from samlit.datamodule import SamData
-from samlit.errors import UsageError, one_line
+from samlit.errors import SamlitError, UsageError, one_line
+from samlit.loggers import Csv, Tensorboard
 from samlit.module import SamModule
 from samlit.progress import ProgressBar
 from samlit.report import Report
+from samlit.signals import Ended, Signals
+from samlit.speed import Speed
 from samlit.tracking import Tracking, Wandb
 
 __all__ = ["Parser", "SamCLI", "run"]
@@ -54,8 +57,8 @@ def seed(everything: bool | int | None) -> int:
     return 0 if everything is None or isinstance(everything, bool) else everything
 
 
-RUN_FOLDER = "SAMLIT_RUN_FOLDER"
-"""Environment variable by which the first process of a run tells the others of its machine which folder it took."""
+LARGE = 50_000_000
+"""Weights of an encoder that learns little from masks alone if it knows nothing at all."""
 
 
 class SamCLI(LightningCLI):
@@ -89,7 +92,7 @@ class SamCLI(LightningCLI):
         if isinstance(every, int) and steps > 0:  # at even intervals, the last one at the end: a quick look too
             config.trainer.val_check_interval = steps // math.ceil(steps / every)
         if config.get("ckpt_path") == "last":
-            config.ckpt_path = newest_checkpoint(folder)
+            config.ckpt_path = ranks.agreed("CHECKPOINT", lambda: newest_checkpoint(folder))
             if config.ckpt_path is None and self.config.subcommand != "fit":
                 raise UsageError(f"--ckpt_path last: there is no checkpoint in {str(folder)!r}")
             if config.ckpt_path is None:
@@ -97,18 +100,40 @@ class SamCLI(LightningCLI):
             elif self.config.subcommand == "fit":
                 config.trainer.default_root_dir = str(Path(config.ckpt_path).parent)
         elif self.config.subcommand == "fit" and config.get("ckpt_path") is None:
-            config.trainer.default_root_dir = free_folder(folder)
+            config.trainer.default_root_dir = ranks.agreed("RUN_FOLDER", lambda: free_folder(folder))
 
     def before_fit(self) -> None:
         """Called by Lightning before its launcher."""
-        if self.config[self.config.subcommand].get("ckpt_path"):
+        resumes = bool(self.config[self.config.subcommand].get("ckpt_path"))
+        if resumes:
             self.model.weights = None  # the checkpoint has its own, and the file may be gone by now
         self.model.start()  # here already, so that what is wrong with the weights is said once
         _prepare(self)
+        large = sum(p.numel() for p in self.model.net.encoder.parameters()) > LARGE
+        own = getattr(self.model.net.encoder, "pretrained", False)  # as timm's bring along
+        if large and not (self.model.weights or own or resumes) and ranks.place()[0] == 0:
+            print(
+                "samlit: the encoder starts from new weights, where SAM's started from masked autoencoders': "
+                "--model.weights NAME, with a name of `samlit list weights`",
+                file=sys.stderr,
+            )
 
     def before_validate(self) -> None:
         """Called by Lightning before its launcher."""
         _prepare(self)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; where another process is lost, that is the reason, and not what this one makes of it.
+
+        Raises:
+            SamlitError: Another process of the run is lost.
+        """
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception as error:
+            if why := launch.reason(self.trainer.strategy.launcher, error):
+                raise SamlitError(why) from error
+            raise
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Build the trainer; what it refuses was asked for by the person.
@@ -118,20 +143,25 @@ class SamCLI(LightningCLI):
         """
         unwanted: list[type[Callback]] = []
         if self.subcommand != "fit":
-            unwanted = [Report, Tracking, Checkpoints]
-            if isinstance(config.get("logger"), Wandb):
-                config["logger"] = False
+            unwanted = [Speed, Report, Tracking, Checkpoints, Signals]
+            loggers = config.get("logger")
+            loggers = loggers if isinstance(loggers, list) else [loggers]
+            if any(isinstance(logger, AT_HOME) for logger in loggers):
+                config["logger"] = [logger for logger in loggers if not isinstance(logger, AT_HOME)]
         if config.get("enable_progress_bar") is False:
             unwanted.append(ProgressBar)
         if config.get("enable_checkpointing") is False:
             unwanted.append(Checkpoints)
         callbacks = [callback for callback in callbacks if not isinstance(callback, tuple(unwanted))]
+        config["strategy"] = parallel.named(config.get("strategy"))
         try:
             trainer: Trainer = super()._instantiate_trainer(config, callbacks)
         except (MisconfigurationException, ValueError) as error:
             raise UsageError(f"trainer: {one_line(error)}") from error
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicIO()
         for logger in trainer.loggers:
-            if isinstance(logger, Wandb):
+            if isinstance(logger, AT_HOME):
                 resumes = bool(self.config[self.config.subcommand].get("ckpt_path"))
                 logger.live_in(trainer.default_root_dir, go_on=resumes)
         return trainer
@@ -139,36 +169,56 @@ class SamCLI(LightningCLI):
 
 def _prepare(cli: LightningCLI) -> None:
     """Make the data ready before other ranks are started, so that what is wrong with it is said once."""
-    if not {"LOCAL_RANK", "RANK"} & set(os.environ):
+    if ranks.place() == (0, 1):
         cli.datamodule.prepare_data()
 
 
+AT_HOME = (Wandb, Csv, Tensorboard)
+"""The loggers that live in the run's folder."""
+
 CALLBACKS: dict[type[Callback], str] = {
+    Speed: "speed",  # first, so that what the others do between two steps is not the steps' time
     Report: "report",
     Tracking: "tracking",
     Checkpoints: "checkpoints",
+    Signals: "signals",
     ProgressBar: "progress",
 }
 
 
 def free_folder(folder: Path) -> str:
     """A run's folder: the one that is wanted, or with a number behind it where a run has left its checkpoints."""
-    if os.environ.get("LOCAL_RANK", "0") != "0" and RUN_FOLDER in os.environ:
-        return os.environ[RUN_FOLDER]
     free, number = folder, 2
     while any(free.glob("*.ckpt")):
         free, number = folder.with_name(f"{folder.name}-{number}"), number + 1
-    os.environ[RUN_FOLDER] = str(free)
     return str(free)
 
 
 def newest_checkpoint(folder: Path) -> str | None:
-    """The checkpoint that was written last in a run's folder or its numbered successors; `last.ckpt` before others."""
+    """The checkpoint that was written last in a run's folder or its numbered successors; `last.ckpt` before others.
+
+    A damaged one is told of, and the one before it is taken.
+
+    Raises:
+        SamlitError: All are damaged.
+    """
     successor = re.compile(re.escape(folder.name) + r"(-\d+)?")
     runs = [folder, *(f for f in folder.parent.glob(f"{folder.name}-*") if successor.fullmatch(f.name))]
-    for pattern in ("last*.ckpt", "*.ckpt"):
-        if found := sorted((c for run in runs for c in run.rglob(pattern)), key=lambda file: file.stat().st_mtime):
-            return str(found[-1])
+    damaged: list[str] = []
+    for pattern in ("last*.ckpt", PREVIOUS, "*.ckpt"):
+        found = {c for run in runs for c in run.rglob(pattern)}
+        for file in sorted(found, key=lambda file: file.stat().st_mtime, reverse=True):
+            if str(file) in damaged:
+                continue
+            before = file.with_name(PREVIOUS)
+            for one in (file, before) if before.exists() else (file,):
+                if place := damage(one):
+                    damaged += [str(one)]
+                    warnings.warn(f"the checkpoint {one} is damaged (at {place}): going on from another", stacklevel=1)
+                    continue
+                return str(one)
+    if damaged:
+        raise SamlitError(f"--ckpt_path last: every checkpoint is damaged ({', '.join(damaged)})")
     return None
 
 
@@ -201,11 +251,21 @@ def run(command: str, line: arguments.CommandLine) -> int:
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning has shut down in order, and then exits with 1
             raise KeyboardInterrupt from None
+        if not error.code:
+            _part()
         return int(error.code or 0)
+    except Ended:
+        _part()
+        raise
     folder = cli.trainer.log_dir  # asked on every rank: the answer is broadcast
     if command == "fit" and folder and cli.trainer.is_global_zero:
         print(f"samlit: the run is in {folder}", file=sys.stderr)
+    _part()
+    return 0
+
+
+def _part() -> None:
+    """Part from the other ranks, where all have come to their end."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         # Left to the end of the process, gloo's threads may be cut off in the middle: an abort after all went well.
         torch.distributed.destroy_process_group()
-    return 0

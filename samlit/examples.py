@@ -1,10 +1,14 @@
-"""A few held-out masks to look at: the model's answers to them, round by round, as validation asks for them."""
+"""A few held-out masks to look at: the model's answers to them, round by round, as validation asks for them.
+
+The first few, which stay the same from validation to validation, and those that were answered best and worst.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
@@ -18,7 +22,7 @@ from samlit.metrics import mask_iou
 from samlit.module import SamModule
 from samlit.structures import Batch, Ragged
 
-__all__ = ["Answer", "Example", "Examples", "answered", "chosen"]
+__all__ = ["Answer", "Example", "Examples", "Played", "answered", "chosen"]
 
 
 @dataclass(frozen=True)
@@ -60,32 +64,81 @@ class Example:
     answers: dict[str, Answer] = field(default_factory=dict)
 
 
-class Examples:
-    """Keeps the first few images of each validation, and plays the validation tasks on a mask of each.
+class Played(NamedTuple):
+    """Examples with the answers of now: the first ones, those answered best (best first), and worst (worst first)."""
 
-    Args:
-        count: How many masks.
+    first: list[Example]
+    best: list[Example]
+    worst: list[Example]
+
+
+class _Extreme(NamedTuple):
+    """A mask that may be among the best or the worst.
+
+    Attributes:
+        order: Smaller is more extreme; equals in the order of their images' names.
+        batch: The mask and its image alone, on the host.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    order: tuple[float, str, int]
+    batch: Batch
+
+
+class Examples:
+    """Keeps the first few images of each validation and a few of the best and the worst, and plays the tasks on them.
+
+    Args:
+        count: How many masks of the first images.
+        extremes: How many masks of those answered best, and as many of those answered worst; one of an image at most.
+    """
+
+    def __init__(self, count: int, extremes: int = 0) -> None:
+        self.count, self.extremes = count, extremes
         self._seen: list[Batch] = []
-        self._played: tuple[int, bool, list[Example]] | None = None
+        self._best: list[_Extreme] = []
+        self._worst: list[_Extreme] = []
+        self._played: tuple[int, bool, Played] | None = None
 
     @property
     def last(self) -> list[Example]:
-        """What was played last; empty before."""
-        return self._played[2] if self._played else []
+        """The first ones as they were played last; empty before."""
+        return self._played[2].first if self._played else []
 
-    def see(self, batch: Batch, batch_idx: int) -> None:
-        """Keep what is needed of a validation batch."""
+    def see(self, batch: Batch, batch_idx: int, outputs: Any = None) -> None:
+        """Keep what is needed of a validation batch.
+
+        Args:
+            batch: The images and their masks.
+            batch_idx: Its number, from 0 in each validation.
+            outputs: What the validation step returned: "iou", (K,), tells the best masks from the worst.
+        """
         if batch_idx == 0:
-            self._seen = []
+            self._seen, self._best, self._worst = [], [], []
         if sum(len(b.image) for b in self._seen) < self.count and len(batch.masks):
             self._seen.append(chosen(batch, self.count))
+        iou = outputs.get("iou") if isinstance(outputs, dict) else None
+        if self.extremes and iou is not None and len(iou):
+            self._compare(batch, iou)
 
-    def play(self, trainer: pl.Trainer, module: SamModule) -> list[Example]:
-        """The examples as the model answers them now; asked again in the same step, the same list.
+    def _compare(self, batch: Batch, iou: Tensor) -> None:
+        """Keep the most extreme masks of a batch where they are more so than those before."""
+        score, index = iou.double().tolist(), batch.image_index.tolist()
+        drawn = batch.masks.flatten(1).any(1).tolist()
+        for kept, sign in ((self._best, -1.0), (self._worst, 1.0)):
+            of_image: dict[int, tuple[float, str, int]] = {}
+            for k, i in enumerate(index):
+                if drawn[k]:
+                    order = (sign * score[k], batch.keys[i] if batch.keys else "", k)
+                    of_image[i] = min(of_image.get(i, order), order)
+            for order in sorted(of_image.values()):
+                if len(kept) == self.extremes and order >= kept[-1].order:
+                    break
+                kept.append(_Extreme(order, _part(batch, [order[2]]).to("cpu")))
+                kept.sort(key=lambda extreme: extreme.order)
+                del kept[self.extremes :]
+
+    def play(self, trainer: pl.Trainer, module: SamModule) -> Played:
+        """The examples as the model answers them now; asked again in the same step, the same lists.
 
         Every rank must call it: a sharded model answers on all ranks together.
         """
@@ -94,16 +147,38 @@ class Examples:
             seen = (
                 trainer.strategy.broadcast([b.to("cpu") for b in self._seen]) if trainer.world_size > 1 else self._seen
             )
+            first = [chosen(_joined(seen), self.count)] if seen else []
+            both = (_most(trainer, kept, self.extremes) for kept in (self._best, self._worst))
             was_training = module.training
             module.eval()
-            found: list[Example] = []
-            if seen:
-                batch = chosen(_joined(seen), self.count).to(module.device)
-                with torch.no_grad(), trainer.precision_plugin.val_step_context():
-                    found = answered(module, batch)
+            with torch.no_grad(), trainer.precision_plugin.val_step_context():
+                played = [[example for b in batches for example in _played(module, b)] for batches in (first, *both)]
             module.train(was_training)
-            self._played = (*now, found)
+            self._played = (*now, Played(*played))
         return self._played[2]
+
+
+def _most(trainer: pl.Trainer, mine: list[_Extreme], count: int) -> list[Batch]:
+    """The most extreme masks of all ranks; only they travel."""
+    if trainer.world_size == 1:
+        return [extreme.batch for extreme in mine]
+    of_rank: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(of_rank, [extreme.order for extreme in mine])
+    places = sorted((order, rank, n) for rank, orders in enumerate(of_rank) for n, order in enumerate(orders))
+    found: list[Batch] = []
+    for _, rank, n in places[:count]:
+        sent: Any = mine[n].batch if rank == trainer.global_rank else None
+        found.append(trainer.strategy.broadcast(sent, src=rank))
+    return found
+
+
+def _played(module: SamModule, batch: Batch) -> list[Example]:
+    """A small batch answered image by image, so that a few examples take no more memory than a batch of one."""
+    found: list[Example] = []
+    for i in range(len(batch.image)):
+        rows = [k for k, at in enumerate(batch.image_index.tolist()) if at == i]
+        found += answered(module, _part(batch, rows).to(module.device))
+    return found
 
 
 def chosen(batch: Batch, count: int) -> Batch:
@@ -120,7 +195,11 @@ def chosen(batch: Batch, count: int) -> Batch:
         ranked.append(mine[turn:] + mine[:turn])
     depth = max(map(len, ranked), default=0)
     keep = [mine[d] for d in range(depth) for mine in ranked if d < len(mine)][: max(count, 0)]
-    keep.sort()
+    return _part(batch, sorted(keep))
+
+
+def _part(batch: Batch, keep: list[int]) -> Batch:
+    """Some masks of a batch, by ascending numbers, and the images that they are on."""
     index = batch.image_index.tolist()
     images = sorted({index[k] for k in keep})
     return Batch(
@@ -162,7 +241,7 @@ def answered(module: SamModule, batch: Batch) -> list[Example]:
                 batch.phrases[k] if batch.phrases else "",
             )
         )
-    embedding = module.net.embed(batch.image, batch.sizes)
+    embedding = module.embed(batch)
     for task in module.validation:
         turns: list[Round] = []
         module.run(task, batch, on_round=turns.append, embedding=embedding)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samlit import architecture, atomic, checkpoints, layouts
+from samlit import architecture, atomic, checkpoints, layouts, lora
 from samlit.architecture import Architecture
 from samlit.errors import ArgumentParser, UsageError
 from samlit.model import PIXEL_MEAN, PIXEL_STD, Sam
@@ -78,6 +78,7 @@ def official(net: Sam, image_size: int) -> tuple[dict[str, Tensor], Architecture
     Raises:
         ValueError: SAM's layout cannot say what this model is; one line that says by what.
     """
+    net = lora.merged(net)
     state = layouts.to_sam(net.state_dict(), "samlit")
     model = architecture.recognise(state)
     read = model.build()

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from samlit import rle
 from samlit.faults import Damaged, blaming
 from samlit.strokes import Strokes
-from samlit.structures import Batch, Sample
+from samlit.structures import Batch, Embedding, Sample
 
 __all__ = ["Framed", "fit", "frame", "pack"]
 
@@ -35,13 +35,15 @@ class Framed:
     Attributes:
         key: The sample's name.
         side: S, of the frame.
-        picture: (h, w, 3) uint8, resized; not yet mirrored or turned.
+        picture: (h, w, 3) uint8, resized; not yet mirrored or turned. (h, w, 0) where nobody will look at it.
         original: Rows and columns of the picture in the frame, or of the window of it that is shown, before it was
             resized.
         strokes: K masks on the picture's grid.
         phrases: One a mask, or none.
         mirrored: Whether left and right are exchanged in the frame,
         quarters: and how often it is then turned by 90 degrees against the clock.
+        embedding: What an encoder made of the frame, mirrored as it is: (C, h, w) and the finer maps; None where it is
+            still to be embedded.
     """
 
     key: str
@@ -52,6 +54,7 @@ class Framed:
     phrases: tuple[str, ...]
     mirrored: bool = False
     quarters: int = 0
+    embedding: tuple[npt.NDArray[np.floating], ...] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -75,7 +78,8 @@ class Framed:
 
     def write(self, image: Bytes, masks: Bytes) -> None:
         """Write picture and masks into (3, S, S) and (K, S, S), both uint8 and zero before; 1 where a mask is."""
-        self._upright(image)[...] = self.picture.transpose(2, 0, 1)
+        if self.picture.size:
+            self._upright(image)[...] = self.picture.transpose(2, 0, 1)
         upright = self._upright(masks)
         for stroke, mask in zip(self.strokes, upright, strict=True):
             stroke.draw(mask)
@@ -102,6 +106,7 @@ def frame(
     exact: bool = True,
     most: int | None = None,
     max_area: float = 1.0,
+    pixels: bool = True,
 ) -> Framed:
     """Resize a sample so that its long side is `side`, to be padded right and below to a square.
 
@@ -119,6 +124,7 @@ def frame(
         most: Draw the first so many of `keep`, and only those that have a pixel in the frame and do not cover more than
             `max_area`; in ascending order. All of them as they are if not given.
         max_area: Share of the picture.
+        pixels: Whether the image is looked at. If not, it is not even decoded.
 
     Raises:
         Damaged: The image or the string of a mask that is drawn cannot be used; it names the sample.
@@ -133,7 +139,7 @@ def frame(
         else:
             largest = max_area * size[0] * size[1]
             order, strokes = _first(sample, order, size, window, most, largest)
-    picture = _picture(sample, (rows, columns), size, exact)
+    picture = _picture(sample, (rows, columns), size, exact) if pixels else np.zeros((*size, 0), np.uint8)
     phrases = tuple(sample.phrases[k] for k in order) if sample.phrases else ()
     return Framed(sample.key, side, picture, original, tuple(strokes), phrases)
 
@@ -146,7 +152,11 @@ def pack(samples: Sequence[Framed], pinned: bool = False) -> Batch:
         pinned: Whether the place is page-locked memory, from which a GPU reads without a copy between.
     """
     side, counts = samples[0].side, [len(s.strokes) for s in samples]
-    image, masks = _zeros(len(samples), 3, side, side, pinned=pinned), _zeros(sum(counts), side, side, pinned=pinned)
+    masks = _zeros(sum(counts), side, side, pinned=pinned)
+    if any(sample.picture.size for sample in samples):
+        image = _zeros(len(samples), 3, side, side, pinned=pinned)
+    else:  # of the frame's shape, in a byte
+        image = torch.zeros((), dtype=torch.uint8).expand(len(samples), 3, side, side)
     images, grids = image.numpy(), masks.numpy()
     at = 0
     for sample, count, place in zip(samples, counts, images, strict=True):
@@ -160,7 +170,18 @@ def pack(samples: Sequence[Framed], pinned: bool = False) -> Batch:
         image_index=torch.arange(len(samples)).repeat_interleave(torch.tensor(counts)),
         keys=[s.key for s in samples],
         phrases=[p for s in samples for p in (s.phrases or ("",) * len(s.strokes))],
+        embedding=_stacked([s.embedding for s in samples], pinned),
     )
+
+
+def _stacked(embeddings: Sequence[tuple[npt.NDArray[np.floating], ...] | None], pinned: bool) -> Embedding | None:
+    """The embeddings of a batch; None where one of them is missing."""
+    known = [maps for maps in embeddings if maps is not None]
+    if len(known) < len(embeddings):
+        return None
+    stacked = [torch.from_numpy(np.stack(maps)) for maps in zip(*known, strict=True)]
+    image, *early = [maps.pin_memory() for maps in stacked] if pinned else stacked
+    return Embedding(image, tuple(early))
 
 
 def _sketched(sample: Sample, which: Sequence[int], size: tuple[int, int], window: Window | None) -> list[Strokes]:

@@ -8,9 +8,17 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["Kept"]
+__all__ = ["Kept", "forget"]
 
 T = TypeVar("T")
+
+_forgotten = 0
+
+
+def forget() -> None:
+    """Let everything be made again, wherever it is kept: of weights that somebody writes without saying so, as FSDP."""
+    global _forgotten
+    _forgotten += 1
 
 
 class Kept:
@@ -50,4 +58,5 @@ def _state(tensor: Tensor) -> tuple[object, ...]:
     """Differs when the numbers may: after a write in place, new memory, or in another precision of arithmetic."""
     device = tensor.device.type
     precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    return None if tensor.is_inference() else tensor._version, tensor.data_ptr(), tensor.dtype, precision
+    version = None if tensor.is_inference() else tensor._version
+    return version, tensor.data_ptr(), tensor.dtype, precision, _forgotten

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from samlit import frames
 from samlit.augment import Augment
 from samlit.contracts import Source
+from samlit.embedding_cache import Embeddings
 from samlit.errors import one_line
 from samlit.faults import Damaged, blaming
 from samlit.frames import Framed
@@ -53,6 +54,7 @@ class Loader:
         shuffle_buffer: Samples that are shuffled together; shards are shuffled before.
         epoch_size: Samples of an epoch, over all ranks; what the source says if not given, mostly each one once.
         quarantine: Where samples that are left out are counted; if not given, the first one is an error.
+        kept: The images' embeddings, which batches then have; a training does not decode the images.
     """
 
     def __init__(
@@ -72,12 +74,13 @@ class Loader:
         shuffle_buffer: int = 16384,
         epoch_size: int | None = None,
         quarantine: Quarantine | None = None,
+        kept: Embeddings | None = None,
     ) -> None:
         order = source.order(seed, shuffle_buffer) if training else None
         size = (epoch_size or order.epoch) if order else len(source)
         self.place = _Place(order, size, batch_size, rank, world, ahead=max(workers, 1))
         self.quarantine = quarantine
-        self._samples = _Samples(source, side, seed, training, max_masks, max_area, augment)
+        self._samples = _Samples(source, side, seed, training, max_masks, max_area, augment, kept)
         asked: Any = self.place  # torch's types know batches of lists only
         self._loader: DataLoader[Any] = DataLoader(
             self._samples,
@@ -192,10 +195,18 @@ class _Samples(Dataset[Framed]):
     """Samples in the frame, a batch at a time."""
 
     def __init__(
-        self, source: Source, side: int, seed: int, training: bool, max_masks: int, max_area: float, augment: Augment
+        self,
+        source: Source,
+        side: int,
+        seed: int,
+        training: bool,
+        max_masks: int,
+        max_area: float,
+        augment: Augment,
+        kept: Embeddings | None,
     ) -> None:
         self.source, self.side, self.seed, self.training = source, side, seed, training
-        self.max_masks, self.max_area, self.augment = max_masks, max_area, augment
+        self.max_masks, self.max_area, self.augment, self.kept = max_masks, max_area, augment, kept
 
     def __getitems__(self, batch: _Batch) -> list[Framed | Damaged]:
         """The samples of a batch, or what is wrong with them; a blank image where there are none."""
@@ -212,7 +223,10 @@ class _Samples(Dataset[Framed]):
                 sample = self.source[ask.sample]
             key, shard = sample.key, sample.shard
             with blaming(key, shard):
-                return self._framed(sample, ask)
+                framed = self._framed(sample, ask)
+            if self.kept is None:
+                return framed
+            return replace(framed, embedding=self.kept.read(ask.sample, framed.mirrored))
         except Damaged as error:
             # Without its cause: that may not come through pickle.
             return Damaged(error.cause, error.message, error.key, error.shard)
@@ -223,7 +237,7 @@ class _Samples(Dataset[Framed]):
         if not self.training:
             return frames.frame(sample, self.side, range(min(len(sample.masks), self.max_masks)))
         chance = np.random.default_rng([self.seed, ask.number_of_pass, ask.sample])
-        return self.augment.frame(sample, self.side, self.max_masks, chance, self.max_area)
+        return self.augment.frame(sample, self.side, self.max_masks, chance, self.max_area, pixels=self.kept is None)
 
 
 @dataclass

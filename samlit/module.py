@@ -6,25 +6,34 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from samlit import freezing
+from samlit.calibration import Calibration, Reliability, shown_ious
 from samlit.checkpoints import start_from
+from samlit.compiling import compile_parts
 from samlit.contracts import Decoder, Encoder, Prompt, Task
+from samlit.datamodule import SamData
+from samlit.errors import UsageError
 from samlit.loop import Round, drive
+from samlit.lora import Lora
 from samlit.losses import Losses, Terms
+from samlit.memory import ENCODER, VALIDATION, needing
 from samlit.model import Sam
 from samlit.optim import Optim
+from samlit.parallel import closing, shard
 from samlit.passes import Passes
+from samlit.steps import Steps
 from samlit.structures import Batch, Embedding, Prediction, PromptSet, Result, Scene
+from samlit.tally import Tally
 
 __all__ = ["SamModule"]
 
 
-class SamModule(pl.LightningModule):
+class SamModule(Steps):
     """Trains a promptable model on a task and validates it on others.
 
     Args:
@@ -39,8 +48,13 @@ class SamModule(pl.LightningModule):
         seed: Of the simulated prompts; `seed_everything`, said once there.
         weights: What a training starts from: published weights (`samlit list weights`), a samlit checkpoint, or a file
             of another project's, of the same model at any image size; an encoder's alone will do.
+        freeze: What is not trained: `encoder`, `prompts`, `decoder`, or any part or parameter in them by its name, with
+            `*` and `?`. Batch norms in it keep their statistics, and no block of it is skipped.
+        lora: What is trained beside the frozen weights: low-rank changes of attention, adapters; nothing if not given.
         masks_at_once: Most prompts that are answered and learned from together; all of a step's if not given. Fewer
             need less memory, and the gradients are the same.
+        compile: Whether encoder and decoder go through torch.compile while training: true, one of its modes such as
+            `max-autotune`, or another backend such as `aot_eager`. The first steps take minutes then.
     """
 
     def __init__(
@@ -56,6 +70,9 @@ class SamModule(pl.LightningModule):
         seed: int = 0,
         weights: str | None = None,
         masks_at_once: int | None = None,
+        freeze: Sequence[str] = (),
+        lora: Lora | None = None,
+        compile: bool | str = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -64,10 +81,21 @@ class SamModule(pl.LightningModule):
         self.loss, self.optim, self.seed, self.weights = loss, optim, seed, weights
         if masks_at_once is not None and masks_at_once < 1:
             raise ValueError(f"masks_at_once: one at least, not {masks_at_once}")
-        self.masks_at_once = masks_at_once
+        self.masks_at_once, self.compiled = masks_at_once, compile
+        freezing.freeze(self.net, freeze)
+        if lora is not None:
+            lora.add(self.net)
+        if freezing.frozen(self.net):
+            raise UsageError(f"model.freeze: nothing is left to train; name fewer parts than {', '.join(freeze)}")
+        freezing.hold(self.net)
         self.metrics = nn.ModuleList(task.metric() or nn.Identity() for task in self.validation)
+        self.calibration = Calibration()
         self.scores: dict[str, float] = {}
-        self._started = False
+        self.reliability: Reliability | None = None
+        self.tally, self.numbers = Tally(), dict[str, float]()
+        self.forgetting_metrics = nn.ModuleList(task.metric() or nn.Identity() for task in self.validation)
+        self.forgetting_scores: dict[str, float] = {}
+        self._started, self._logged, self._meters = False, -1, False
 
     def start(self) -> None:
         """Load the weights that a training starts from, once.
@@ -85,10 +113,36 @@ class SamModule(pl.LightningModule):
         """Start a training; where one goes on, Lightning loads the checkpoint's weights after this."""
         if stage == "fit":
             self.start()
+            compile_parts(self.net, self.compiled)
+
+    def train(self, mode: bool = True) -> SamModule:
+        """Switch between training and evaluation; what is frozen stays in evaluation."""
+        super().train(mode)
+        freezing.hold(self.net)
+        return self
+
+    def on_fit_start(self) -> None:
+        """Let the images be embedded once, where the data keeps embeddings; the weights are loaded by now."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, SamData):
+            data.keep_embeddings(self.net)
+
+    def configure_model(self) -> None:
+        """Share the weights between the ranks where the strategy wants that; called after `setup`."""
+        if self.device_mesh is not None:
+            shard(self.net, self.device_mesh["data_parallel"])
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Tell a sharded model of it."""
+        closing(self.net, loss)
 
     def embed(self, batch: Batch) -> Embedding:
-        """The batch's images, embedded."""
-        return self.net.embed(batch.image, batch.sizes)
+        """The batch's images, embedded, or as they come embedded."""
+        if batch.embedding is not None:
+            return batch.embedding.float()
+        learns = torch.is_grad_enabled() and not freezing.frozen(self.net.encoder)
+        with torch.set_grad_enabled(learns), needing(f"embedding {len(batch.image)} images", ENCODER):
+            return self.net.embed(batch.image, batch.sizes)
 
     def run(
         self,
@@ -117,7 +171,8 @@ class SamModule(pl.LightningModule):
             embedded = self.embed(batch) if embedding is None else embedding
 
             def answer(prompts: PromptSet) -> Prediction:
-                return self.net.answer(embedded, prompts, scene.frame)
+                with needing(f"answering {len(prompts)} prompts", VALIDATION):
+                    return self.net.answer(embedded, prompts, scene.frame)
 
         return drive(task, scene, answer, on_round)
 
@@ -135,19 +190,28 @@ class SamModule(pl.LightningModule):
         own, common = self._chance(*now), self._chance(*now, common=True)
         self.run(self.task, batch, own, answer=passes.answer, common=common)
         loss = passes.loss()
-        if passes.terms:  # none where no image had a mask
-            self._log_passes(loss, passes.terms, len(batch.image))
+        self._log_passes(loss, passes.terms, len(batch.image))
         return loss
 
     def _log_passes(self, loss: Tensor, passes: Sequence[Terms], images: int) -> None:
-        """Log what the passes of a step have come to."""
-        mean = [Terms(*(term.mean() for term in terms)) for terms in passes]
-        self.log("train/loss", loss.detach(), batch_size=images, prog_bar=True)
-        self.log("train/miou", torch.stack([m.actual_iou for m in mean]).mean(), batch_size=images, prog_bar=True)
-        for name in ("focal", "dice", "iou"):
-            self.log(f"train/{name}", torch.stack([getattr(m, name) for m in mean]).mean(), batch_size=images)
-        self.log("train/miou_first", mean[0].actual_iou, batch_size=images)
-        self.log("train/miou_last", mean[-1].actual_iou, batch_size=images)
+        """Show what a step has come to, and now and then log the means of all steps since, over all ranks."""
+        self.tally.add(loss, passes, images)
+        if passes:  # none where no image had a mask
+            actual = torch.stack([terms.actual_iou.mean() for terms in passes]).mean()
+            self.log("train/loss", loss.detach(), batch_size=images, prog_bar=True, logger=False)
+            self.log("train/miou", actual, batch_size=images, prog_bar=True, logger=False)
+        step, every = self.global_step, getattr(self.trainer, "log_every_n_steps", 0)
+        if every and (step + 1) % every == 0 and step != self._logged:  # once, of the batches that make up a step
+            self._logged = step
+            self.numbers = self.tally.take(self._sum)
+            for logger in self.trainer.loggers:
+                logger.log_metrics(self.numbers, step)
+
+    def _sum(self, numbers: Tensor) -> Tensor:
+        """Numbers added up over all ranks."""
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(numbers)
+        return numbers
 
     def _masks_a_rank(self, batch: Batch) -> Tensor:
         """Masks of this step, averaged over the ranks, at least one."""
@@ -162,26 +226,62 @@ class SamModule(pl.LightningModule):
         words = ",".join(map(str, (self.seed, *of, "all" if common else self.global_rank)))
         return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=7).digest(), "big")
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Let every validation task's metric read its result."""
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Let every validation task's metric read its result; a second loader is the forgetting meter's.
+
+        Returns:
+            "iou": each mask's mean over all numbers of the results, (K,); nothing where results are not of masks.
+        """
         embedding = self.embed(batch)
-        for task, metric in zip(self.validation, self.metrics, strict=True):
-            result = self.run(task, batch, self._chance(batch_idx), embedding=embedding)
+        none = embedding.image.new_zeros(0)
+        self.calibration.update(none, none)  # a rank without masks has seen a batch too
+        self._meters = self._meters or dataloader_idx > 0
+        metrics = self.forgetting_metrics if dataloader_idx else self.metrics
+        by_mask: list[Tensor] = []
+        for task, metric in zip(self.validation, metrics, strict=True):
+
+            def on_round(turn: Round) -> None:
+                if not dataloader_idx:
+                    self._compare(turn, batch)
+
+            result = self.run(task, batch, self._chance(batch_idx), on_round, embedding)
             if isinstance(metric, Metric):
                 metric.update(result)
+            by_mask += [x for x in result.values() if isinstance(x, Tensor) and x.shape == batch.masks.shape[:1]]
+        return {"iou": torch.stack([x.float() for x in by_mask]).mean(0)} if by_mask else {}
+
+    def _compare(self, turn: Round, batch: Batch) -> None:
+        """Hold the predicted IoU of an answer's rows to the actual one, where it is known which masks they ask for."""
+        target = turn.prompts.target
+        if target is None and len(turn.prompts) != len(batch.masks):
+            return
+        truth = batch.masks if target is None else batch.masks[target]
+        self.calibration.update(*shown_ious(turn.prediction, truth))
 
     def on_validation_epoch_end(self) -> None:
-        """Log every number as `val/NAME`, and their mean as `val/miou`."""
+        """Log every number as `val/NAME`, their mean as `val/miou`, how far predicted IoUs are off, and forgetting."""
+        self.scores = self._log_scores("val", self.metrics)
+        self.forgetting_scores = self._log_scores("forgetting", self.forgetting_metrics) if self._meters else {}
+        self._meters = False
+        if self.validation:
+            self.reliability = self.calibration.compute()
+            self.calibration.reset()
+        if self.reliability is not None and self.reliability.total:
+            self.log("val/iou_calibration", self.reliability.error, sync_dist=True)
+
+    def _log_scores(self, stream: str, metrics: nn.ModuleList) -> dict[str, float]:
+        """Log what the metrics of a stream have come to, and begin them anew."""
         scores: dict[str, Tensor] = {}
-        for metric in self.metrics:
+        for metric in metrics:
             if isinstance(metric, Metric):
                 scores |= metric.compute()
                 metric.reset()
         if scores:
             # The metrics are of all ranks already; to average equal numbers changes none of them.
-            self.log_dict({f"val/{name}": value for name, value in scores.items()}, sync_dist=True)
-            self.log("val/miou", torch.stack(list(scores.values())).mean(), prog_bar=True, sync_dist=True)
-        self.scores = {name: float(value) for name, value in scores.items()}
+            self.log_dict({f"{stream}/{name}": value for name, value in scores.items()}, sync_dist=True)
+            mean = torch.stack(list(scores.values())).mean()
+            self.log(f"{stream}/miou", mean, prog_bar=stream == "val", sync_dist=True)
+        return {name: float(value) for name, value in scores.items()}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a packed batch."""
@@ -189,6 +289,6 @@ class SamModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule, a step at a time."""
-        shared = isinstance(self.trainer.strategy, DDPStrategy)
+        shared = isinstance(self.trainer.strategy, (DDPStrategy, ModelParallelStrategy))
         optimizer, schedule = self.optim.build(self.net, int(self.trainer.estimated_stepping_batches), shared)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

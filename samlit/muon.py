@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed.tensor import DTensor
+
+from samlit.adamw import AdamW
+from samlit.rows import placed, rows
 
 __all__ = ["Muon", "orthogonal"]
 
@@ -16,7 +19,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic iteration, chosen by Jordan for its slope at zero; singular values end between 0.7 and 1.2."""
 
 
-class Muon(torch.optim.AdamW):
+class Muon(AdamW):
     """AdamW whose groups may say `muon=True`: their matrices and kernels move by orthogonalised Nesterov momentum.
 
     PyTorch's own Muon takes matrices only and one at a time; here one optimiser serves a whole model, as Lightning
@@ -27,8 +30,9 @@ class Muon(torch.optim.AdamW):
         lr: Rate of groups that name none.
         betas: AdamW's averages.
         momentum: Muon's average.
-        shared: Whether every rank holds all weights and the same gradients (DDP), so that each orthogonalises some of
-            the matrices for all of them.
+        shared: Whether several ranks have the same gradients, or each some rows of them (DDP, FSDP), so that each
+            orthogonalises some of the matrices for all of them.
+        average: Decay of the weights' average; 0 for none.
     """
 
     def __init__(
@@ -38,36 +42,31 @@ class Muon(torch.optim.AdamW):
         betas: tuple[float, float] = (0.9, 0.999),
         momentum: float = 0.95,
         shared: bool = False,
+        average: float = 0.0,
     ) -> None:
         for group in groups:
             group.setdefault("muon", False)
             group.setdefault("momentum", momentum)
             if group["muon"] and any(p.ndim < 2 for p in group["params"]):
                 raise ValueError("Muon moves matrices and kernels; a group of it holds something else")
-        # One call for all vectors: they are small, and on a CPU PyTorch's default takes them one by one.
-        fused = all(p.device.type == "cpu" for group in groups for p in group["params"])
-        super().__init__(groups, lr=lr, betas=betas, fused=fused or None)
+        super().__init__(groups, lr, betas, average)
         self.shared = shared
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def _take(self) -> None:
         """One step of both."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         groups = [group for group in self.param_groups if group["muon"]]
         hidden = [(p, p.grad) for group in groups for p in group["params"] if p.grad is not None]
         self._move(groups)
         for parameter, _ in hidden:
             parameter.grad = None  # AdamW passes over what has no gradient
-        super().step()
+        super()._take()
         for parameter, gradient in hidden:
             parameter.grad = gradient
-        return loss
 
     @torch.no_grad()
     def _move(self, groups: list[dict[str, Any]]) -> None:
-        """Move the groups' matrices."""
+        """Move the groups' matrices; by nothing where the step is left out."""
+        left_out = None if self.found_inf is None else self.found_inf != 0
         updates: list[Tensor] = []
         for group in groups:
             for parameter in group["params"]:
@@ -76,10 +75,20 @@ class Muon(torch.optim.AdamW):
                 state = self.state[parameter]
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(parameter.grad)
-                    state["step"] = torch.tensor(0.0)  # AdamW looks for one when a saved state is loaded
-                momentum = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
+                    state["step"] = torch.zeros((), device=parameter.device)
+                gradient = parameter.grad
+                share: float | Tensor = 1 - group["momentum"]
+                one: float | Tensor = 1.0
+                if left_out is not None:
+                    gradient = gradient.masked_fill(left_out, 0)
+                    share, one = (torch.where(left_out, 0.0, number) for number in (share, one))
+                state["step"] += one
+                momentum = state["momentum"].lerp_(gradient, share)
                 # A kernel (out, in, rows, columns) is the matrix that takes a patch to its outputs.
-                updates.append(parameter.grad.lerp(momentum, group["momentum"]).flatten(1))
+                update = gradient.lerp(momentum, group["momentum"])
+                # Of a matrix's rows alone nothing can be made orthogonal: where ranks share it, it is put together.
+                whole = update.full_tensor() if isinstance(update, DTensor) else update
+                updates.append(whole.flatten(1))
         directions = iter(_orthogonal(updates, self.shared))
         for group in groups:
             for parameter in group["params"]:
@@ -87,8 +96,14 @@ class Muon(torch.optim.AdamW):
                     continue
                 direction = next(directions)
                 rate = group["lr"] * max(1.0, direction.shape[0] / direction.shape[1]) ** 0.5
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(direction.view(parameter.shape), alpha=-rate)
+                stay: float | Tensor = 1 - group["lr"] * group["weight_decay"]
+                if left_out is not None:
+                    direction, stay = direction.masked_fill(left_out, 0), torch.where(left_out, 1.0, stay)
+                direction = direction.view(parameter.shape)
+                if isinstance(parameter, DTensor):
+                    direction = placed(direction[slice(*rows(parameter))], parameter)
+                parameter.mul_(stay)
+                parameter.add_(direction, alpha=-rate)
 
 
 def _orthogonal(matrices: list[Tensor], shared: bool) -> list[Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from samlit.losses import Losses, Terms
+from samlit.memory import PASS, needing
 from samlit.model import Sam
 from samlit.structures import Batch, Embedding, Prediction, PromptSet, Ragged
 
@@ -65,6 +66,11 @@ class Passes:
 
     def answer(self, prompts: PromptSet) -> Prediction:
         """Answer P prompts and learn from the answer; the prediction has a graph only where the task is attached."""
+        masks = f"{len(prompts)} masks of {len(self.batch.image)} images"
+        with needing(f"learning from pass {len(self.terms) + 1} of the task, {masks}", PASS):
+            return self._answer(prompts)
+
+    def _answer(self, prompts: PromptSet) -> Prediction:
         weight = self.losses.weight(len(self.terms))
         found: list[tuple[Prediction, Terms]] = []
         for some in _parts(prompts, self.at_once):

@@ -13,9 +13,29 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from samlit.examples import Answer, Example
+from samlit.examples import Answer, Example, Played
 
-__all__ = ["BLUE", "GREEN", "ORANGE", "RED", "contact_sheet", "errors", "learning_curve", "overlay", "prompted"]
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "INK",
+    "ORANGE",
+    "PANELS",
+    "RED",
+    "apart",
+    "contact_sheet",
+    "errors",
+    "extremes_sheet",
+    "hexadecimal",
+    "learning_curve",
+    "overlay",
+    "panels",
+    "prompted",
+    "rounds_to_show",
+    "series",
+    "smooth",
+]
 
 Colour = tuple[int, int, int]
 Picture = npt.NDArray[np.uint8]
@@ -34,6 +54,7 @@ CELL = 224
 GAP = 6
 BETWEEN = 18
 MARGIN = 18
+PANELS = ("prompt", "prediction", "truth", "error")
 COLUMNS = 6
 """Most rounds of a task on the sheet."""
 
@@ -87,14 +108,29 @@ def prompted(picture: Image.Image, example: Example, answer: Answer) -> None:
             prompt.draw(picture, prompt.rescale(value, scale, frame))
 
 
-def contact_sheet(examples: Sequence[Example], title: str = "") -> Image.Image:
+def panels(example: Example, answer: Answer) -> dict[str, Image.Image]:
+    """One answer in four pictures, by the names of `PANELS`."""
+    image, truth = _resized(example.image, example.truth)
+    _, mask = _resized(example.image, answer.mask)
+    given = Image.fromarray(image)
+    prompted(given, example, answer)
+    return {
+        "prompt": given,
+        "prediction": Image.fromarray(overlay(image, mask, ORANGE)),
+        "truth": Image.fromarray(overlay(image, truth, GREEN)),
+        "error": Image.fromarray(errors(image, mask, truth)),
+    }
+
+
+def contact_sheet(examples: Sequence[Example], title: str = "", labels: Sequence[str] = ()) -> Image.Image:
     """A sheet with a band for each example and a column for each round: the answers above, their errors below.
 
     Args:
         examples: With their answers.
         title: Over the sheet.
+        labels: A word for each example, before its name.
     """
-    names = _columns(examples)
+    names = rounds_to_show(examples)
     images = [_resized(example.image, example.truth) for example in examples]
     tops, y = [], MARGIN + (34 if title else 0) + 28
     for image, _ in images:
@@ -108,12 +144,13 @@ def contact_sheet(examples: Sequence[Example], title: str = "") -> Image.Image:
     xs = [MARGIN + i * (CELL + BETWEEN) + (BETWEEN // 2 if i else 0) for i in range(len(names) + 1)]
     for x, name in zip(xs, ["image, truth", *names], strict=True):
         draw.text((x + CELL / 2, MARGIN + (34 if title else 0) + 16), name, INK, _font(17), anchor="ms")
-    for example, (image, truth), top in zip(examples, images, tops, strict=True):
+    said = [f"{word}: " for word in labels] or [""] * len(examples)
+    for example, (image, truth), top, before in zip(examples, images, tops, said, strict=True):
         below = top + image.shape[0] + GAP
         words = below + image.shape[0] + 5
         _place(sheet, image, xs[0], top)
         _place(sheet, overlay(image, truth, GREEN), xs[0], below)
-        draw.text((xs[0], words + 2), _cut(example.phrase or example.key, CELL, _font(14)), GREY, _font(14))
+        draw.text((xs[0], words + 2), _cut(before + (example.phrase or example.key), CELL, _font(14)), GREY, _font(14))
         for x, name in zip(xs[1:], names, strict=True):
             if name not in example.answers:
                 continue
@@ -130,7 +167,13 @@ def contact_sheet(examples: Sequence[Example], title: str = "") -> Image.Image:
     return sheet
 
 
-def _columns(examples: Sequence[Example]) -> list[str]:
+def extremes_sheet(played: Played, when: str) -> Image.Image:
+    """A sheet of the masks answered best and of those answered worst."""
+    labels = [word for word, mine in (("best", played.best), ("worst", played.worst)) for _ in mine]
+    return contact_sheet([*played.best, *played.worst], f"Answered best and worst, {when}", labels)
+
+
+def rounds_to_show(examples: Sequence[Example]) -> list[str]:
     """The rounds to show: of a long series the first ones, and fewer and fewer of the later ones."""
     names = list(dict.fromkeys(name for example in examples for name in example.answers))
     series: dict[str, list[str]] = {}
@@ -207,21 +250,21 @@ def learning_curve(
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.35))
     figure.subplots_adjust(0.055, 0.13, 0.855, 0.86, wspace=0.16)
     if title:
-        figure.suptitle(title, x=0.055, y=0.985, ha="left", fontsize=12, color=_hex(INK))
+        figure.suptitle(title, x=0.055, y=0.985, ha="left", fontsize=12, color=hexadecimal(INK))
     for axes, name in ((left, "training loss"), (right, "mIoU")):
-        axes.set_title(name, loc="left", fontsize=11, color=_hex(INK))
-        axes.set_xlabel("step", color=_hex(GREY))
+        axes.set_title(name, loc="left", fontsize=11, color=hexadecimal(INK))
+        axes.set_xlabel("step", color=hexadecimal(GREY))
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color("#c5c9d0")
-        axes.tick_params(colors=_hex(GREY), labelsize=9)
+        axes.tick_params(colors=hexadecimal(GREY), labelsize=9)
         axes.grid(axis="y", color="#eceef1", linewidth=0.8)
         axes.set_axisbelow(True)
 
-    steps, loss = _series(history, "train/loss")
+    steps, loss = series(history, "train/loss")
     if len(steps):
-        left.plot(steps, loss, color=_hex(BLUE), alpha=0.3 if len(steps) > 20 else 1, linewidth=1.2)
+        left.plot(steps, loss, color=hexadecimal(BLUE), alpha=0.3 if len(steps) > 20 else 1, linewidth=1.2)
         if len(steps) > 20:
-            left.plot(steps, _smooth(loss), color=_hex(BLUE), linewidth=2)
+            left.plot(steps, smooth(loss), color=hexadecimal(BLUE), linewidth=2)
         left.set_ylim(min(0.0, float(loss.min())), None)
     _scores(right, history, baseline or {})
     last = max([row["step"] for row in history], default=0)
@@ -235,9 +278,9 @@ def learning_curve(
 def _scores(axes: Any, history: Sequence[Mapping[str, float]], baseline: Mapping[str, float]) -> None:
     """The right half: training mIoU, each validation number, and what they are compared with."""
     labels: list[tuple[float, str, str]] = []
-    steps, train = _series(history, "train/miou")
+    steps, train = series(history, "train/miou")
     if len(steps):
-        train = _smooth(train) if len(steps) > 20 else train
+        train = smooth(train) if len(steps) > 20 else train
         axes.plot(steps, train, color="#b4b9c1", linewidth=1.5)
         labels.append((float(train[-1]), "training", "#8d939c"))
     names = list(dict.fromkeys(n for row in history for n in row if n.startswith("val/") and n != "val/miou"))
@@ -246,26 +289,25 @@ def _scores(axes: Any, history: Sequence[Mapping[str, float]], baseline: Mapping
     best = False
     for i, name in enumerate(plain):
         colour = colours[i % len(colours)]
-        steps, values = _series(history, name)
+        steps, values = series(history, name)
         if not len(steps):
             continue
         axes.plot(steps, values, color=colour, linewidth=2, marker="o", markersize=3.5, clip_on=False)
         labels.append((float(values[-1]), f"{name.removeprefix('val/').replace('_', ' ')}  {values[-1]:.2f}", colour))
         if f"{name}_best" in names:
             best = True
-            axes.plot(*_series(history, f"{name}_best"), color=colour, linewidth=1, linestyle=(0, (4, 2)))
+            axes.plot(*series(history, f"{name}_best"), color=colour, linewidth=1, linestyle=(0, (4, 2)))
     for name, level in baseline.items():
         axes.axhline(level, color="#555b65", linewidth=1, linestyle=":")
         labels.append((level, f"{name}  {level:.2f}", "#555b65"))
     if best:
-        axes.text(
-            1, 1.03, "dashed: best of three", transform=axes.transAxes, ha="right", fontsize=8.5, color=_hex(GREY)
-        )
+        said, grey = "dashed: best of three", hexadecimal(GREY)
+        axes.text(1, 1.03, said, transform=axes.transAxes, ha="right", fontsize=8.5, color=grey)
     axes.set_ylim(0, max([1.0, *(axes.get_ylim()[1:] if any(value > 1 for value, _, _ in labels) else ())]))
     span = axes.get_ylim()[1]
     # Labels stand at the ends of their lines, moved apart as far as a line of text needs.
     labels.sort()
-    for (value, text, colour), y in zip(labels, _apart([v for v, _, _ in labels], 0.062 * span, span), strict=True):
+    for (value, text, colour), y in zip(labels, apart([v for v, _, _ in labels], 0.062 * span, span), strict=True):
         axes.annotate(
             text,
             (1, value / span),
@@ -278,14 +320,14 @@ def _scores(axes: Any, history: Sequence[Mapping[str, float]], baseline: Mapping
         )
 
 
-def _series(history: Sequence[Mapping[str, float]], name: str) -> tuple[Numbers, Numbers]:
+def series(history: Sequence[Mapping[str, float]], name: str) -> tuple[Numbers, Numbers]:
     """Steps and values of the rows that have a number of that name."""
     rows = [(row["step"], row[name]) for row in history if name in row and np.isfinite(row[name])]
     table = np.array(rows, np.float64).reshape(-1, 2)
     return table[:, 0], table[:, 1]
 
 
-def _smooth(values: Numbers) -> Numbers:
+def smooth(values: Numbers) -> Numbers:
     """A running mean over a twentieth of the values, shorter at the ends."""
     half = max(len(values) // 40, 2)
     total = np.concatenate([[0.0], np.cumsum(values)])
@@ -295,7 +337,7 @@ def _smooth(values: Numbers) -> Numbers:
     return mean
 
 
-def _apart(values: Sequence[float], gap: float, top: float) -> list[float]:
+def apart(values: Sequence[float], gap: float, top: float) -> list[float]:
     """Ascending places, each as near to its value as a gap between neighbours allows, none above the top."""
     # Isotonic regression of value minus rank times gap: neighbours that are too near form a block around their mean.
     blocks: list[list[float]] = []
@@ -311,5 +353,6 @@ def _apart(values: Sequence[float], gap: float, top: float) -> list[float]:
     return placed
 
 
-def _hex(colour: Colour) -> str:
+def hexadecimal(colour: Colour) -> str:
+    """The colour as Matplotlib takes it."""
     return "#{:02x}{:02x}{:02x}".format(*colour)

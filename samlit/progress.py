@@ -166,7 +166,7 @@ class ProgressBar(Base):
         spent = sum(seconds for seconds, _ in self._recent)
         if spent:
             rate = sum(images for _, images in self._recent) / spent
-            words.append(f"{rate:.1f} images/s" if rate < 100 else f"{rate:.0f} images/s")
+            words.append(f"{1 / rate:.0f} s/image" if rate < 0.1 else f"{rate:.{int(rate < 100)}f} images/s")
         if math.isfinite(left):
             words.append(f"{_clock(left)} left")
         return "  ".join(words)

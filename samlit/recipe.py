@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from samlit import outline, plugins
 from samlit.errors import UsageError, did_you_mean, one_line
 
 __all__ = [
+    "LOGGERS",
     "SECTIONS",
     "SLOTS",
     "class_paths",
@@ -24,6 +26,7 @@ __all__ = [
     "path",
     "read",
     "resolve",
+    "resolve_logger",
     "resolve_slot",
     "summary",
     "unknown_argument",
@@ -38,6 +41,14 @@ SLOTS = {
     "model.validation": "tasks",
     "data.source": "sources",
     "data.validation": "sources",
+    "data.forgetting": "sources",
+}
+
+# What `trainer.logger` may be called, one or a list of them, and the package that it needs where samlit does not.
+LOGGERS = {
+    "csv": ("samlit.loggers.Csv", ""),
+    "tensorboard": ("samlit.loggers.Tensorboard", "tensorboard"),
+    "wandb": ("samlit.tracking.Wandb", ""),
 }
 
 # Inside a plug-in's own arguments a key of one of these words is a slot too: a task of tasks, a source of sources.
@@ -48,9 +59,11 @@ SECTIONS = {
     "model": ("samlit.module", "SamModule"),
     "data": ("samlit.datamodule", "SamData"),
     "trainer": ("lightning.pytorch.trainer.trainer", "Trainer"),
+    "speed": ("samlit.speed", "Speed"),
     "report": ("samlit.report", "Report"),
     "tracking": ("samlit.tracking", "Tracking"),
     "checkpoints": ("samlit.checkpointing", "Checkpoints"),
+    "signals": ("samlit.signals", "Signals"),
     "progress": ("samlit.progress", "ProgressBar"),
 }
 OPTIONS = ("config", "seed_everything", "ckpt_path", "weights_only", "verbose", "return_predictions")
@@ -129,6 +142,8 @@ def resolve(tree: dict[str, Any], where: str = "", section: str = "") -> dict[st
             raise UsageError(f"{before}{fault}")
         if key in SLOTS:
             new[name] = resolve_slot(key, value, f"{before}{key}")
+        elif key == "trainer.logger":
+            new[name] = resolve_logger(value, f"{before}{key}")
         elif key in SECTIONS and isinstance(value, dict):
             new[name] = resolve(value, where, key)
         else:
@@ -148,6 +163,36 @@ def resolve_slot(slot: str, value: Any, where: str) -> Any:
         UsageError: As for `resolve`.
     """
     return _resolve_kind(SLOTS[slot], value, where)
+
+
+def resolve_logger(value: Any, where: str) -> Any:
+    """What stands in `trainer.logger`, with class paths for samlit's short names.
+
+    Args:
+        value: A name or a class path, a mapping with `class_path`, a list of those, or true, false or null.
+        where: Begins every error.
+
+    Raises:
+        UsageError: No logger is called so, or its package is not installed.
+    """
+    match value:
+        case str() if "." not in value:
+            if value not in LOGGERS:
+                near, known = did_you_mean(value, LOGGERS), ", ".join([*LOGGERS, "false"])
+                raise UsageError(f"{where}: no logger is called {value!r}{near} (known: {known})")
+            class_path, needs = LOGGERS[value]
+            if needs and find_spec(needs) is None:
+                raise UsageError(
+                    f"{where}: {value} needs the package {needs!r}, which is not installed: pip install {needs}"
+                )
+            return {"class_path": class_path}
+        case str():
+            return {"class_path": value}
+        case list():
+            return [resolve_logger(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        case {"class_path": str(name), **rest}:
+            return {**rest, **resolve_logger(name, where)}
+    return value
 
 
 def _resolve_kind(kind: str, value: Any, where: str) -> Any:

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from samlit import pictures
+from samlit import curves, pictures
 from samlit.atomic import replacing
 from samlit.examples import Example, Examples
 from samlit.grabcut import iou_from_boxes
@@ -31,6 +31,8 @@ from samlit.structures import Batch
 __all__ = ["Report", "Rows"]
 
 Rows = list[dict[str, float]]
+
+PICTURES = ("learning_curve.png", "passes.png", "examples.png", "extremes.png", "calibration.png")
 
 NEXT = (
     ("segment an image with it", "samlit segment {image} --weights {checkpoint} --point {point} --out out.png"),
@@ -46,17 +48,18 @@ NEXT = (
 class Report(pl.Callback):
     """Keeps a run's history and pictures, and ends it with a table.
 
-    In the run's folder: `history.jsonl`, `learning_curve.png`, `examples.png`, and at the end `report.txt` and
-    `report.json`.
+    In the run's folder: `history.jsonl`, `learning_curve.png`, `passes.png`, `examples.png`, `extremes.png`,
+    `calibration.png`, and at the end `report.txt` and `report.json`.
 
     Args:
         examples: Held-out masks on the picture of examples; 0 for no picture.
         baseline: Whether GrabCut from the true box is computed once, to compare with; it takes seconds to minutes.
         baseline_masks: Most masks that it is computed on, the first ones.
+        extremes: Held-out masks answered best, and as many answered worst, on the picture of extremes; 0 for none.
     """
 
-    def __init__(self, examples: int = 6, baseline: bool = True, baseline_masks: int = 500) -> None:
-        self.examples = Examples(examples)
+    def __init__(self, examples: int = 6, baseline: bool = True, baseline_masks: int = 500, extremes: int = 3) -> None:
+        self.examples = Examples(examples, extremes)
         self.baseline, self.baseline_masks = baseline, baseline_masks
         self.history: Rows = []
         self.before: dict[str, float] = {}
@@ -108,7 +111,10 @@ class Report(pl.Callback):
         # Several batches may add up to a step; the first of them that is past it writes.
         if step % every == 0 and step != self._written:
             self._written = step
-            self._write_down(trainer, {name: float(total) / self._count for name, total in self._sums.items()})
+            means = {name: float(total) / self._count for name, total in self._sums.items()}
+            passes: dict[str, float] = getattr(pl_module, "numbers", {})
+            means |= {name: value for name, value in passes.items() if name in means or "/pass_" in name}
+            self._write_down(trainer, means)
             self._sums, self._count = {}, 0
 
     def on_validation_batch_end(
@@ -120,13 +126,15 @@ class Report(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Count, keep examples, and compute the baseline if nobody has."""
+        """Count, keep examples, and compute the baseline if nobody has; not of what the forgetting meter sees."""
+        if dataloader_idx:
+            return
         if batch_idx == 0:
             self.held_out = {"masks": 0, "images": 0}
             self._compared.zero_()
         self.held_out["masks"] += len(batch.masks)
         self.held_out["images"] += len(batch.image)
-        self.examples.see(batch, batch_idx)
+        self.examples.see(batch, batch_idx, outputs)
         done = int(self._compared[2])
         if (
             self.baseline
@@ -142,12 +150,17 @@ class Report(pl.Callback):
             return
         if _complete(trainer):
             self._take(trainer, pl_module)
-        played = self.examples.play(trainer, pl_module) if self.examples.count else []
+        played = self.examples.play(trainer, pl_module)
         if trainer.is_global_zero and not _trial(trainer):
             when = "before training" if trainer.sanity_checking else f"step {trainer.global_step}"
-            if played:
-                sheet = pictures.contact_sheet(played, f"Held-out masks, {when}")
+            if played.first:
+                sheet = pictures.contact_sheet(played.first, f"Held-out masks, {when}")
                 self._write(trainer, "examples.png", _png(sheet))
+            if played.best:
+                self._write(trainer, "extremes.png", _png(pictures.extremes_sheet(played, when)))
+            if pl_module.reliability and pl_module.reliability.total:
+                plot = curves.reliability(pl_module.reliability, f"Can the predicted IoU be believed? {when}")
+                self._write(trainer, "calibration.png", _bytes(plot))
             self._draw_curve(trainer)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -193,13 +206,15 @@ class Report(pl.Callback):
         scores = {name: float(value) for name, value in module.scores.items()}
         if not scores:
             return
+        forgetting = {f"forgetting/{name}": value for name, value in module.forgetting_scores.items()}
         if trainer.sanity_checking:
-            self.before = self.before or scores
+            self.before = self.before or scores | forgetting
         logged = trainer.callback_metrics.get("val/miou")
         miou = sum(scores.values()) / len(scores) if logged is None else float(logged)
         if not trainer.sanity_checking and math.isfinite(miou) and miou > self.best.get("miou", -math.inf):
-            self.best = {"miou": miou, "step": trainer.global_step, "scores": scores, **self.held_out}
-        self._write_down(trainer, {**{f"val/{name}": value for name, value in scores.items()}, "val/miou": miou})
+            self.best = {"miou": miou, "step": trainer.global_step, "scores": scores | forgetting, **self.held_out}
+        named = {f"val/{name}": value for name, value in scores.items()} | {"val/miou": miou}
+        self._write_down(trainer, named | forgetting)
 
     def _write_down(self, trainer: pl.Trainer, numbers: dict[str, float]) -> None:
         """One more row of the history."""
@@ -220,6 +235,8 @@ class Report(pl.Callback):
         levels = {"GrabCut, box": self.compared["grabcut"]} if self.compared else {}
         curve = pictures.learning_curve(self.history, levels)
         self._write(trainer, "learning_curve.png", _bytes(curve))
+        if curves.passes(self.history):
+            self._write(trainer, "passes.png", _bytes(curves.by_pass(self.history, "What each pass comes to")))
 
     def _finish(self, trainer: pl.Trainer) -> None:
         """Write the report, and say it."""
@@ -236,7 +253,8 @@ class Report(pl.Callback):
         if self.best and 0 < few < self.best["masks"]:
             about += f"; GrabCut and the box on {few:.0f} of them"
         after = [f"checkpoint: {checkpoint}"] if checkpoint else []
-        after.append(f"pictures:   {_near(folder)}{os.sep} (learning_curve.png, examples.png)")
+        if there := [name for name in PICTURES if (folder / name).exists()]:
+            after.append(f"pictures:   {_near(folder)}{os.sep} ({', '.join(there)})")
         if checkpoint:
             after += ["", "next, try:"]
             for what, command in self._next(trainer, checkpoint):

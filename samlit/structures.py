@@ -79,6 +79,7 @@ class Batch:
         image_index: (K,) int64, the image that each mask belongs to, ascending.
         keys: B names.
         phrases: K phrases, empty where the source has none.
+        embedding: Of the B images, where it is known; `image` then need not show them.
     """
 
     image: Tensor
@@ -88,12 +89,13 @@ class Batch:
     image_index: Tensor
     keys: list[str] = field(default_factory=list)
     phrases: list[str] = field(default_factory=list)
+    embedding: Embedding | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors on `device`."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
         for name, value in moved.items():
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor | Embedding):
                 moved[name] = value.to(device, non_blocking=non_blocking)
         return Batch(**moved)
 
@@ -101,7 +103,7 @@ class Batch:
         """The same batch in page-locked memory; called by the data loader."""
         pinned = {f.name: getattr(self, f.name) for f in fields(self)}
         for name, value in pinned.items():
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor | Embedding):
                 pinned[name] = value.pin_memory()
         return Batch(**pinned)
 
@@ -120,10 +122,26 @@ class Embedding(_Maps):
             none.
     """
 
-    @cached_property
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Embedding:
+        """The same on `device`."""
+        image, *early = (map_.to(device, non_blocking=non_blocking) for map_ in (self.image, *self.early))
+        return Embedding(image, tuple(early))
+
+    def pin_memory(self) -> Embedding:
+        """The same in page-locked memory."""
+        return Embedding(self.image.pin_memory(), tuple(map_.pin_memory() for map_ in self.early))
+
+    def float(self) -> Embedding:
+        """The same in single precision, which is how files may not keep it."""
+        return Embedding(self.image.float(), tuple(map_.float() for map_ in self.early))
+
+    @property
     def kept(self) -> Kept:
         """What a decoder makes of these images alone, ready when the next prompts about them come."""
-        return Kept()
+        if torch.compiler.is_compiling():  # where nothing is kept, see there
+            return Kept()
+        known: Kept = self.__dict__.setdefault("_kept", Kept())
+        return known
 
 
 class Ragged(NamedTuple):

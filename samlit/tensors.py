@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samlit import layouts
-from samlit.errors import one_line
+from samlit import layouts, pieces
+from samlit.errors import SamlitError, one_line
 
 __all__ = ["Tensors", "read"]
 
@@ -48,15 +48,26 @@ def read(path: Path) -> Tensors:
         ValueError: It is damaged, no file of weights, of no known layout, or holds more than tensors; one line that
             names it and says what to do.
     """
-    if path.is_dir():
+    if pieces.is_folder(path):
+        loaded = _pieces(path)
+    elif path.is_dir():
         state, config = _folder(path)
         return Tensors(state, _layout(state, path), config=config)
-    if not path.is_file():
+    elif path.is_file():
+        loaded = _file(path)
+    else:
         raise FileNotFoundError(f"{path}: there is no such file of weights")
-    loaded = _file(path)
     parameters: Any = loaded.get("hyper_parameters")
     state = _unwrap(loaded)
     return Tensors(state, _layout(state, path), parameters if isinstance(parameters, dict) else {})
+
+
+def _pieces(path: Path) -> dict[str, Any]:
+    """A samlit checkpoint that is a folder, without what only going on with the training needs."""
+    try:
+        return pieces.read(path, moments=False)
+    except SamlitError as error:
+        raise ValueError(f"{path}: {one_line(error)}") from error
 
 
 def _folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Weights & Biases: numbers, and masks over images, round by round; offline unless one is logged in."""
+"""Weights & Biases: numbers, checkpoints, and masks over images, round by round; offline unless one is logged in."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ import netrc
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import lightning.pytorch as pl
 import numpy as np
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
-from samlit import pictures
+from samlit import curves, pictures
+from samlit.calibration import Reliability
 from samlit.errors import one_line
-from samlit.examples import Answer, Example, Examples
+from samlit.examples import Examples, Played
 from samlit.module import SamModule
 from samlit.report import Report
 from samlit.structures import Batch
+from samlit.tables import as_image, as_images, as_table
 
 __all__ = ["Tracking", "Wandb", "logged_in"]
-
-LARGE = 512
-"""Images with a longer side are logged as JPEG."""
 
 
 class Wandb(WandbLogger):
@@ -42,6 +43,8 @@ class Wandb(WandbLogger):
         group: Of runs, in W&B's list.
         tags: For W&B's list.
         notes: A sentence about the run.
+        log_model: Which checkpoints become artifacts: the "best" one when the training ends, "all" as they are saved,
+            or none. An offline run keeps a copy of each until it is uploaded.
     """
 
     def __init__(
@@ -52,8 +55,16 @@ class Wandb(WandbLogger):
         group: str | None = None,
         tags: Sequence[str] = (),
         notes: str | None = None,
+        log_model: Literal["best", "all"] | bool = False,
     ) -> None:
+        if log_model is True:
+            raise ValueError("log_model: best, all or false, not true")
         self._broken = False
+        self._keeps: Literal["best", "all"] | bool = log_model
+        self._checkpoint: ModelCheckpoint | None = None
+        self._step_of: dict[str, int] = {}
+        self._kept: set[tuple[str, int]] = set()
+        self._scores: dict[str, float] = {}
         super().__init__(name, project=project, log_model=False, group=group, tags=list(tags) or None, notes=notes)
         self._save_dir = save_dir
 
@@ -88,12 +99,56 @@ class Wandb(WandbLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log numbers, or whatever W&B logs."""
         if _first_rank():
+            self._scores |= {k: v for k, v in metrics.items() if k.startswith("val/") and isinstance(v, float | int)}
             self._attempt(lambda: super(Wandb, self).log_metrics(metrics, step))
 
     def log_hyperparams(self, params: Any) -> None:
         """Log the configuration."""
         if _first_rank():
             self._attempt(lambda: super(Wandb, self).log_hyperparams(params))
+
+    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
+        """Take a checkpoint up, or note it for the end; called after each save."""
+        path = str(getattr(checkpoint_callback, "_last_checkpoint_saved", ""))
+        if not self._keeps or not path:
+            return
+        self._checkpoint = checkpoint_callback
+        self._step_of[path] = int(getattr(checkpoint_callback, "_last_global_step_saved", 0))
+        if self._keeps == "all":
+            self._keep(path)
+
+    def finalize(self, status: str) -> None:
+        """Take the best checkpoint up, whatever ended the training; the last one where nothing was validated."""
+        callback, self._checkpoint = self._checkpoint, None
+        if self._keeps == "best" and callback is not None:
+            self._checkpoint = callback
+            self._keep(str(callback.best_model_path or callback.last_model_path))
+            self._checkpoint = None
+
+    def _keep(self, path: str) -> None:
+        """Make an artifact of a checkpoint: what W&B stages is a copy, so the file may change at once."""
+        callback, step = self._checkpoint, self._step_of.get(path, 0)
+        if callback is None or not _first_rank() or (path, step) in self._kept or not Path(path).exists():
+            return
+        self._kept.add((path, step))
+        best, last = (str(getattr(callback, name, "")) for name in ("best_model_path", "last_model_path"))
+        newest = max(self._step_of.values(), default=step)
+        both = self._keeps == "best" and step == newest
+        aliases = ["best"] * (path == best) + ["last"] * (path == last or both)
+        score = callback.best_model_score if path == best else None
+        about = {"step": step, "file": Path(path).name, "monitor": callback.monitor, **self._scores}
+        if score is not None:
+            about["score"] = float(score)
+
+        def log() -> None:
+            import wandb
+
+            run = self.experiment
+            artifact = wandb.Artifact(f"model-{run.id}", "model", metadata=about)
+            (artifact.add_dir if Path(path).is_dir() else artifact.add_file)(path)
+            run.log_artifact(artifact, aliases=aliases)
+
+        self._attempt(log)
 
     def _start(self) -> None:
         """Begin a run: online or offline, and if neither can be, one that does nothing."""
@@ -140,25 +195,31 @@ class Wandb(WandbLogger):
 
 
 class Tracking(pl.Callback):
-    """Shows W&B the answers to a few held-out masks, round by round, after each validation.
+    """Shows W&B, after each validation, what the model answers to held-out masks, round by round.
 
-    Without a W&B logger it does nothing.
+    The first few masks as images whose masks can be shown and hidden; those, and the ones answered best and worst, as a
+    table; the sheets of the run's report and the plot of the predicted IoU, which TensorBoard is shown too. Without
+    either of these loggers it does nothing.
 
     Args:
-        examples: How many masks.
-        sheet: Whether the picture of all examples is logged too.
+        examples: How many masks of the first images.
+        sheet: Whether the pictures of all examples, and of the extremes, are logged too.
+        extremes: How many masks answered best, and as many answered worst, are in the table.
+        table: Whether there is one.
     """
 
-    def __init__(self, examples: int = 6, sheet: bool = True) -> None:
-        self.examples, self.sheet = Examples(examples), sheet
-        self._logger: WandbLogger | None = None
+    def __init__(self, examples: int = 6, sheet: bool = True, extremes: int = 3, table: bool = True) -> None:
+        self.examples, self.sheet, self.table = Examples(examples, extremes), sheet, table
+        self._wandb: list[WandbLogger] = []
+        self._boards: list[TensorBoardLogger] = []
         self._shares = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Find the logger; share the examples of the run's report."""
-        self._logger = next((logger for logger in trainer.loggers if isinstance(logger, WandbLogger)), None)
+        """Find the loggers; share the examples of the run's report."""
+        self._wandb = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        self._boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         report = _report(trainer)
-        if report is not None and report.examples.count >= self.examples.count:
+        if report is not None and _covers(report.examples, self.examples):
             # They are played once for both.
             self.examples, self._shares = report.examples, True
 
@@ -172,36 +233,53 @@ class Tracking(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep examples, where the report does not."""
-        if self._logger is not None and not self._shares:
-            self.examples.see(batch, batch_idx)
+        if (self._wandb or self._boards) and not self._shares and not dataloader_idx:
+            self.examples.see(batch, batch_idx, outputs)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the examples' answers as images with masks."""
-        if self._logger is None or trainer.state.fn != "fit" or not isinstance(pl_module, SamModule):
+        """Log the examples' answers."""
+        if not (self._wandb or self._boards) or trainer.state.fn != "fit" or not isinstance(pl_module, SamModule):
             return
         played = self.examples.play(trainer, pl_module)  # on all ranks
-        if played and trainer.is_global_zero:
-            images: dict[str, Any] = {}
-            for name in dict.fromkeys(name for example in played for name in example.answers):
-                have = [(example, example.answers[name]) for example in played if name in example.answers]
-                images[f"examples/{name}"] = [_image(example, answer) for example, answer in have]
-            if self.sheet:
-                images["examples/sheet"] = [_picture(pictures.contact_sheet(played, f"step {trainer.global_step}"))]
-            self._log(images, trainer.global_step)
+        if trainer.is_global_zero:
+            when = "before training" if trainer.sanity_checking else f"step {trainer.global_step}"
+            drawn = self._drawn(played, pl_module.reliability, when)
+            for logger in self._wandb:
+                values: dict[str, Any] = {name: [as_image(picture)] for name, picture in drawn.items()}
+                values |= as_images(played.first)
+                if self.table and (table := as_table(played)):
+                    values["examples/table"] = table
+                if values:
+                    logger.log_metrics(values, trainer.global_step)
+            for board in self._boards:
+                for name, picture in drawn.items():
+                    board.experiment.add_image(name, np.asarray(picture), trainer.global_step, dataformats="HWC")
+
+    def _drawn(self, played: Played, reliability: Reliability | None, when: str) -> dict[str, Image.Image]:
+        """The pictures that need no table, by name."""
+        drawn: dict[str, Image.Image] = {}
+        if self.sheet and played.first:
+            drawn["examples/sheet"] = pictures.contact_sheet(played.first, f"Held-out masks, {when}")
+        if self.sheet and played.best:
+            drawn["examples/extremes"] = pictures.extremes_sheet(played, when)
+        if reliability is not None and reliability.total:
+            drawn["val/reliability"] = Image.open(BytesIO(curves.reliability(reliability, when))).convert("RGB")
+        return drawn
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the report's table."""
         report = _report(trainer)
-        if self._logger is None or report is None or not report.best or not trainer.is_global_zero:
+        if not self._wandb or report is None or not report.best or not trainer.is_global_zero:
             return
         import wandb
 
         columns, rows = report.table()
-        self._log({"report": wandb.Table(columns=columns, data=rows)}, trainer.global_step)
+        for logger in self._wandb:
+            logger.log_metrics({"report": wandb.Table(columns=columns, data=rows)}, trainer.global_step)
 
-    def _log(self, values: dict[str, Any], step: int) -> None:
-        if self._logger is not None:
-            self._logger.log_metrics(values, step)
+
+def _covers(one: Examples, other: Examples) -> bool:
+    return one.count >= other.count and one.extremes >= other.extremes
 
 
 def logged_in() -> bool:
@@ -226,27 +304,3 @@ def _first_rank() -> bool:
 def _report(trainer: pl.Trainer) -> Report | None:
     callbacks: list[pl.Callback] = getattr(trainer, "callbacks", [])
     return next((callback for callback in callbacks if isinstance(callback, Report)), None)
-
-
-def _image(example: Example, answer: Answer) -> Any:
-    """An image with its prompts drawn, and masks that W&B can show and hide."""
-    scale = max(1, -(-256 // max(example.truth.shape)))  # so that a prompt's mark leaves something to see
-    rows, columns = example.truth.shape
-    picture = Image.fromarray(example.image).resize((columns * scale, rows * scale), Image.Resampling.BICUBIC)
-    pictures.prompted(picture, example, answer)
-    masks = {
-        name: {
-            "mask_data": mask.repeat(scale, 0).repeat(scale, 1).astype(np.uint8),
-            "class_labels": {0: "background", 1: name},
-        }
-        for name, mask in (("prediction", answer.mask), ("truth", example.truth))
-    }
-    words = f"IoU {answer.iou:.2f}, predicted {answer.predicted_iou:.2f}"
-    return _picture(picture, f"{words}: {example.phrase}" if example.phrase else words, masks)
-
-
-def _picture(picture: Image.Image, caption: str | None = None, masks: dict[str, Any] | None = None) -> Any:
-    import wandb
-
-    large = max(picture.size) > LARGE
-    return wandb.Image(picture, caption=caption, masks=masks, file_type="jpg" if large else "png")

@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from samlit import frames
 from samlit.contracts import Task
+from samlit.examples import Examples
 from samlit.metrics import MeanByName
 from samlit.module import SamModule
+from samlit.speed import Speed
 from samlit.structures import PromptSet, Ragged
 from samlit_encoders.vit import Vit
 from tests import fitting
@@ -186,9 +189,28 @@ class Gradients(fitting.pl.Callback):
             p.grad = None
 
 
+class Watch(fitting.pl.Callback):
+    """Keeps the numbers of every step, and the images whose masks score best and worst over both ranks."""
+
+    def __init__(self):
+        self.examples, self.numbers, self.extremes = Examples(1, 2), [], []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.numbers.append(module.numbers)
+
+    def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        assert set(outputs["iou"].tolist()) == {2.0}
+        scores = torch.tensor([float(batch.keys[i].removeprefix("disc ")) for i in batch.image_index])
+        self.examples.see(batch, batch_idx, {"iou": scores})
+
+    def on_validation_end(self, trainer, module):
+        played = self.examples.play(trainer, module)
+        self.extremes = [[(e.key, *e.answers) for e in mine] for mine in played]
+
+
 def rank_main(folder):
     torch.set_num_threads(1)
-    module, keep = tight(), Gradients()
+    module, keep, watch, speed = tight(), Gradients(), Watch(), Speed()
     module.validation = [Tight()]
     module.metrics = torch.nn.ModuleList([Tight().metric()])
     trainer = fitting.pl.Trainer(
@@ -197,18 +219,20 @@ def rank_main(folder):
         strategy="ddp",
         max_epochs=1,
         logger=False,
-        callbacks=[keep],
+        callbacks=[speed, keep, watch],
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=False,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
+        log_every_n_steps=1,
         default_root_dir=folder,
     )
     trainer.fit(module, Fixed())
+    told = {"scores": module.scores, "numbers": watch.numbers, "extremes": watch.extremes, "speed": speed.numbers}
+    (Path(folder) / f"{trainer.global_rank}.json").write_text(json.dumps(told))
     if trainer.is_global_zero:
         torch.save(keep.steps, Path(folder) / "gradients.pt")
-        (Path(folder) / "scores.json").write_text(json.dumps(module.scores))
 
 
 def test_two_ranks_are_one_and_none_waits_for_ever(tmp_path):
@@ -235,12 +259,24 @@ def test_two_ranks_are_one_and_none_waits_for_ever(tmp_path):
             process.kill()
 
     together = torch.load(tmp_path / "gradients.pt", weights_only=True)
-    assert len(together) == len(STEPS)
-    for (both, without), found in zip(STEPS, together, strict=True):
+    told, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert told == other  # every number is of both ranks
+    assert len(together) == len(told["numbers"]) == len(STEPS)
+    for (both, without), found, numbers in zip(STEPS, together, told["numbers"], strict=True):
         module = tight()
         module._trainer = SimpleNamespace(world_size=1, global_step=0, global_rank=0, accumulate_grad_batches=1)
         module.log = lambda *_, **__: None
-        SamModule.training_step(module, batch_of(*both[0], *both[1], without=without), 0).backward()
+        loss = SamModule.training_step(module, batch_of(*both[0], *both[1], without=without), 0)
+        loss.backward()
+        alone = module.tally.take()
+        assert numbers["train/loss"] == pytest.approx(loss.item(), rel=1e-5)
+        if len(without) < 4:  # means over masks, wherever they are
+            assert numbers.keys() == alone.keys() >= {"train/miou", "train/pass_02/loss", "train/pass_02/miou"}
+            for name in ("loss", "miou"):
+                name = f"train/pass_02/{name}"
+                assert numbers[name] == pytest.approx(alone[name], abs=1e-5)
+        else:
+            assert numbers.keys() == alone.keys() == {"train/loss"}
         largest = 0.0
         for name, p in module.net.named_parameters():
             expected = torch.zeros_like(p) if p.grad is None else p.grad
@@ -250,4 +286,8 @@ def test_two_ranks_are_one_and_none_waits_for_ever(tmp_path):
             largest = max(largest, float(expected.abs().max()))
         assert (largest > 1e-2) == (len(without) < 4)
     # One image of two masks on either rank: a mean over masks, the same wherever it is asked.
-    assert json.loads((tmp_path / "scores.json").read_text()) == {"many": 2.0}
+    assert told["scores"] == {"many": 2.0}
+    asked = ["1 box", "1 box (Tight, round 2)"]
+    zero, two = (["disc 0", *asked], ["disc 2", *asked])
+    assert told["extremes"] == [[zero], [two, zero], [zero, two]]
+    assert told["speed"]["speed/images_per_second"] > 0

@@ -58,6 +58,41 @@ def test_cosine(step, factor):
     assert Optim(schedule="cosine", warmup=10).factor(step, 110) == pytest.approx(factor, abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("step", "factor"),
+    [
+        (0, 1 / 1001),
+        (999, 1000 / 1001),
+        (1000, 1),
+        (2000, 0.5**0.5),
+        (4000, 0.5),
+        (85_000, (1000 / 85_000) ** 0.5),
+        (87_500, 0.5 * (1000 / 87_500) ** 0.5),
+        (89_999, (1 / 5000) * (1000 / 89_999) ** 0.5),
+        (90_000, 0),
+        (99_999, 0),
+    ],
+)
+def test_the_schedule_of_sam_2(step, factor):
+    sam2 = Optim(schedule="rsqrt", warmup=1000, timescale=1000, cooldown=5000)
+    assert sam2.factor(step, 90_000) == pytest.approx(factor, rel=1e-9)
+
+
+def test_what_a_schedule_starts_and_ends_with():
+    # ViTDet's warm-up, from a thousandth.
+    assert [Optim(warmup=10, warmup_from=1e-3).factor(step, 90) for step in (0, 5, 10)] == [1e-3, 0.5005, 1]
+    cosine = Optim(schedule="cosine", warmup=0, final=0.1)
+    assert [cosine.factor(step, 100) for step in (0, 50, 100, 200)] == pytest.approx([1, 0.55, 0.1, 0.1])
+    constant = Optim(schedule="constant", warmup=0, cooldown=4)
+    assert [constant.factor(step, 10) for step in (5, 6, 7, 9, 10)] == [1, 1, 0.75, 0.25, 0]
+
+
+@pytest.mark.parametrize("wrong", [{"timescale": 0}, {"max_skipped": 0}, {"final": 1.5}, {"warmup_from": -0.1}])
+def test_what_cannot_be_is_refused(wrong):
+    with pytest.raises(ValueError, match=f"optim.{next(iter(wrong))}: "):
+        Optim(**wrong)
+
+
 def test_a_constant_rate_and_none_to_warm_up():
     assert [Optim(schedule="constant", warmup=0).factor(step, 5) for step in (0, 4, 99)] == [1, 1, 1]
     assert Optim(schedule="cosine", warmup=5).factor(5, 5) == 1  # no step is left: nothing to divide by
@@ -93,6 +128,12 @@ def test_layer_decay_by_hand():
     assert found == set(expected)
     stem = by_name(Optim(lr=1.0, layer_decay=0.5), model(stem="conv"))
     assert {group["lr"] for name, group in stem.items() if "patch_embed" in name} == {1 / 16}
+
+
+def test_relative_positions_can_have_the_full_rate():
+    for name, group in by_name(Optim(lr=1.0, layer_decay=0.5, rel_pos_decay=False), model()).items():
+        if name.startswith("encoder.blocks.0."):
+            assert group["lr"] == (1.0 if "rel_pos" in name else 1 / 8), name
 
 
 def test_every_weight_is_in_one_group():

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from samlit import pictures
-from samlit.examples import Answer, Example, answered, chosen
+from samlit import curves, pictures
+from samlit.calibration import Reliability
+from samlit.examples import Answer, Example, Examples, answered, chosen
 from samlit.structures import Batch
 from tests import fitting
 
@@ -56,7 +57,7 @@ def test_the_sheet_has_a_band_for_each_example_and_a_column_for_each_round(squar
         image, mask, (60, 60), phrase="a very long phrase that certainly does not fit below a picture", answers=rounds
     )
     sheet, more = pictures.contact_sheet([one]), pictures.contact_sheet([one, one], "title")
-    assert pictures._columns([one]) == ["1 point", "2 points", "3 points", "5 points", "8 points", "1 box"]
+    assert pictures.rounds_to_show([one]) == ["1 point", "2 points", "3 points", "5 points", "8 points", "1 box"]
     assert more.width == sheet.width > 7 * pictures.CELL
     assert more.height > sheet.height + 2 * round(pictures.CELL * 40 / 60)
     assert pictures.contact_sheet([]).height > 0
@@ -105,7 +106,77 @@ def test_the_learning_curve_takes_any_history():
 
 @pytest.mark.parametrize("values", [[], [0.5], [0.1, 0.1, 0.1, 0.9], [0.98, 0.99, 1.0]])
 def test_labels_stay_apart_and_in_order(values):
-    placed = pictures._apart(values, 0.06, 1.0)
+    placed = pictures.apart(values, 0.06, 1.0)
     assert all(b - a > 0.0599 for a, b in itertools.pairwise(placed))
     assert max(placed, default=0) <= 1
     assert all(abs(a - b) < 0.13 for a, b in zip(placed, values, strict=True))
+
+
+def batch_of(*keys, masks=2):
+    """Images by name with masks of the same square, whose numbers tell them apart."""
+    drawn = torch.zeros(len(keys) * masks, 8, 8, dtype=torch.bool)
+    drawn[:, 2:6, 2:6] = True
+    index = torch.arange(len(keys)).repeat_interleave(masks)
+    sizes = torch.full((len(keys), 2), 8)
+    return Batch(torch.zeros(len(keys), 3, 8, 8, dtype=torch.uint8), sizes, sizes, drawn, index, list(keys))
+
+
+def extremes(examples):
+    return [[(e.batch.keys[0], round(abs(e.order[0]), 2), len(e.batch.masks)) for e in kept] for kept in
+            (examples._best, examples._worst)]  # fmt: skip
+
+
+def test_the_best_and_worst_are_few_of_different_images_and_the_same_in_any_batches():
+    scores = {"a": (0.5, 0.9), "b": (0.9, 0.2), "c": (0.1, 0.1), "d": (0.7, 0.3), "e": (0.95, 0.94)}
+    found = []
+    for parts in (["abcde"], ["ab", "cd", "e"], ["e", "d", "c", "b", "a"]):
+        examples = Examples(0, 2)
+        for number, keys in enumerate(parts):
+            iou = torch.tensor([score for key in keys for score in scores[key]])
+            examples.see(batch_of(*keys), number, {"iou": iou})
+        found.append(extremes(examples))
+    best, worst = [("e", 0.95, 1), ("a", 0.9, 1)], [("c", 0.1, 1), ("b", 0.2, 1)]
+    assert found == [[best, worst]] * 3  # of equals, b and a, the first by name
+    examples.see(batch_of("z"), 0, {"iou": torch.tensor([0.4, 0.6])})  # the next validation
+    assert extremes(examples) == [[("z", 0.6, 1)], [("z", 0.4, 1)]]
+    empty = batch_of("y")
+    empty.masks[:] = False
+    examples.see(empty, 1, {"iou": torch.ones(2)})  # nothing to see
+    examples.see(batch_of("y"), 2, {})
+    examples.see(batch_of("y", masks=0), 3, {"iou": torch.ones(0)})
+    assert extremes(examples)[0] == [("z", 0.6, 1)]
+
+
+def test_an_answer_in_four_pictures():
+    image, mask = np.full((20, 40, 3), 100, np.uint8), np.zeros((20, 40), bool)
+    mask[5:15, 10:30] = True
+    answer = Answer((), np.roll(mask, 5, 1), 0.6, 0.9)
+    drawn = pictures.panels(Example(image, mask, (40, 40)), answer)
+    assert tuple(drawn) == pictures.PANELS
+    assert {picture.size for picture in drawn.values()} == {(pictures.CELL, pictures.CELL // 2)}
+    prompt, prediction, truth, error = (np.asarray(picture).astype(int) for picture in drawn.values())
+    assert (prompt == 100).all()
+    assert (prediction[56, 190] - 100).tolist() != [0, 0, 0]
+    assert (truth[56, 190] == 100).all()
+    assert error[56, 185, 0] - error[56, 185, 2] > 100  # too much
+    assert error[56, 65, 2] - error[56, 65, 0] > 100  # missing
+
+
+def test_curves_take_any_history_and_any_answers():
+    rows = [
+        {"step": i, **{f"train/pass_{n:02}/{name}": i / 99 for n in range(1, 12) for name in ("loss", "miou")}}
+        for i in range(1, 60)
+    ]
+    rows[30].pop("train/pass_11/loss")
+    found = Reliability([0.05, 0.15, 0.95], [0.2, 0.1, 0.95], [4, 3, 1])
+    none = Reliability([0.0], [0.0], [0])
+    assert (curves.passes([]), curves.passes(rows)) == (0, 11)
+    for drawn in (
+        curves.by_pass([]),
+        curves.by_pass(rows, "title"),
+        curves.reliability(found),
+        curves.reliability(none),
+    ):
+        picture = Image.open(io.BytesIO(drawn))
+        assert picture.width > 1000
+        assert np.asarray(picture.convert("L")).min() < 128

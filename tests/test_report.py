@@ -27,9 +27,10 @@ def test_a_run_ends_with_a_table_and_goes_on_where_it_was(tmp_path, capsys, monk
     rows = history(tmp_path)
     assert rows == first.history
     assert [(row["step"], "val/miou" in row) for row in rows] == [(0, True), (1, False), (2, False), (2, True)]
-    assert set(rows[1]) == {"step", "epoch", "seconds", "train/loss", "train/miou"}
-    for name in ("examples.png", "learning_curve.png", "example.png"):
-        Image.open(tmp_path / name).verify()
+    passes = {f"train/pass_0{n}/{name}" for n in range(1, 5) for name in ("loss", "miou")}
+    assert set(rows[1]) == {"step", "epoch", "seconds", "train/loss", "train/miou", *passes}
+    for name in ("examples", "extremes", "calibration", "learning_curve", "passes", "example"):
+        Image.open(tmp_path / f"{name}.png").verify()
 
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["columns"] == [

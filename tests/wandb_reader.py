@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from pathlib import Path
 
 BLOCK = 32768
@@ -18,6 +19,8 @@ def records(path):
             at += BLOCK - at % BLOCK
             continue
         _, length, kind = struct.unpack_from("<IHB", data, at)
+        if at + 7 + length > len(data):  # not all of it is written yet
+            return
         parts.append(data[at + 7 : at + 7 + length])
         at += 7 + length
         if kind in (1, 4):  # whole, or the last part
@@ -27,9 +30,18 @@ def records(path):
             yield record
 
 
+def newest(folder, seconds=60):
+    """The log of the newest offline run in a folder; what writes it may still be busy when the run is finished."""
+    path = max(Path(folder).glob("wandb/offline-run-*/run-*.wandb"), key=lambda file: file.stat().st_mtime)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not any(r.WhichOneof("record_type") == "exit" for r in records(path)):
+        time.sleep(0.1)
+    return path
+
+
 def read(folder):
     """The configuration, and one dict a logged row, of the newest offline run in a folder."""
-    path = max(Path(folder).glob("wandb/offline-run-*/run-*.wandb"), key=lambda file: file.stat().st_mtime)
+    path = newest(folder)
     config, history = {}, []
     for record in records(path):
         for item in (*record.config.update, *record.run.config.update):
@@ -38,3 +50,14 @@ def read(folder):
             row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
             history.append(row)
     return config, history, path.parent
+
+
+def artifacts(folder):
+    """By name, the last artifact of each: its type, aliases, metadata, and where each of its files is kept."""
+    found = {}
+    for record in records(newest(folder)):
+        if record.WhichOneof("record_type") == "artifact":
+            one = record.artifact
+            files = {entry.path: entry.local_path for entry in one.manifest.contents}
+            found[one.name] = (one.type, list(one.aliases), json.loads(one.metadata or "{}"), files)
+    return found

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samlit.kept import Kept
+from samlit_decoders._looks import look, looked
 
 __all__ = ["Projected", "TwoWay", "parts"]
 
@@ -209,11 +210,14 @@ class _Attention(nn.Module):
 
         return self._kept.get("coded", (position, linear.weight, linear.bias), make)
 
-    def scores(self, few: Tensor, linear: nn.Linear, cells: Tensor, position: Tensor, some: slice = ALL) -> Tensor:
-        """Products of (n, heads, T, d) with what `columns` returns: (n, heads, T, hw)."""
-        moved = _product(few, self.apart(linear)[None]).flatten(1, 2)  # (n, heads T, C)
-        at = _product(few, self.coded(linear, position)[None, ..., some]).flatten(1, 2)
-        return torch.unflatten(torch.baddbmm(at, moved, cells.transpose(1, 2)), 1, few.shape[1:3])
+    def moved(self, few: Tensor, linear: nn.Linear, position: Tensor, some: slice = ALL) -> tuple[Tensor, Tensor]:
+        """For products of (n, heads, T, d) with what `columns` returns, two summands.
+
+        Returns:
+            What to multiply with cells, (n, heads T, C); and what their position comes to, (n, heads T, hw).
+        """
+        at = _product(few, self.coded(linear, position)[None, ..., some])
+        return _product(few, self.apart(linear)[None]).flatten(1, 2), at.flatten(1, 2)
 
 
 class _SelfAttention(_Attention):
@@ -245,8 +249,8 @@ class _TokenToImage(_Attention):
         """What tokens (n, T, C) find in cells (n, hw, C); see `TwoWay.forward`."""
         q = self.scaled(self.q_proj(tokens))
         if projected is None and self.absorbs(tokens.shape[1]):
-            weights = self.scores(q, self.k_proj, cells, position).softmax(-1)
-            found = torch.unflatten(weights.flatten(1, 2) @ cells, 1, weights.shape[1:3])  # (n, heads, T, C)
+            moved, at = self.moved(q, self.k_proj, position)
+            found = torch.unflatten(look(at, moved, cells), 1, q.shape[1:3])  # (n, heads, T, C)
             found = _product(found, self.apart(self.v_proj).transpose(1, 2)[None])
             out: Tensor = self.out_proj(found.transpose(1, 2).flatten(2) + self.v_proj.bias)
             return out
@@ -285,11 +289,19 @@ class _ImageToToken(_Attention):
         The rest as in `TwoWay.forward`.
         """
         (k, v), cells = tokens, cells[:, some]
+        added = self.out_proj.bias if flat is None else self.out_proj.bias + flat[:, None]
         absorbs = self.absorbs(k.shape[2])
+        if absorbs:
+            turned = torch.unflatten(self.out_proj.weight.t(), 0, (self.heads, -1))  # (heads, d, C)
+            # The weights of a head sum to one: a share in each head's values is what is added.
+            v = _product(v, turned[None]).flatten(1, 2) + added / self.heads  # (n, heads T, C)
+            if projected is None:
+                moved, at = self.moved(k, self.q_proj, position, some)
+                if unseen is not None:
+                    at = at + unseen.repeat(1, self.heads)[..., None].to(at.dtype)
+                return looked(at, moved, cells, v, self.heads)
         if projected is not None:
             scores = _product(k, projected.queries[..., some])
-        elif absorbs:
-            scores = self.scores(k, self.q_proj, cells, position, some)
         else:
             scores = _product(k, self.columns(self.q_proj, cells, position, some))
         if flat is not None:
@@ -297,14 +309,10 @@ class _ImageToToken(_Attention):
         if unseen is not None:
             scores = scores + unseen[:, None, :, None].to(scores.dtype)
         weights = scores.softmax(2)  # over the tokens, with cells last: as fast as over cells, and no need to turn
-        added = self.out_proj.bias if flat is None else self.out_proj.bias + flat[:, None]
-        if not absorbs:
-            found = (weights.transpose(2, 3) @ v).transpose(1, 2).flatten(2)
-            return cells + (F.linear(found, self.out_proj.weight) + added)
-        turned = torch.unflatten(self.out_proj.weight.t(), 0, (self.heads, -1))  # (heads, d, C)
-        # The weights of a head sum to one: a share in each head's values is what is added.
-        v = _product(v, turned[None]).flatten(1, 2) + added / self.heads  # (n, heads T, C)
-        return torch.baddbmm(cells.expand(len(v), -1, -1), weights.flatten(1, 2).transpose(1, 2), v)
+        if absorbs:
+            return torch.baddbmm(cells.expand(len(v), -1, -1), weights.flatten(1, 2).transpose(1, 2), v)
+        found = (weights.transpose(2, 3) @ v).transpose(1, 2).flatten(2)
+        return cells + (F.linear(found, self.out_proj.weight) + added)
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:

@@ -253,6 +253,7 @@ class _Attention(nn.Module):
     """Attention within a window, with a bias for each distance in rows and columns."""
 
     offset: Tensor
+    qkv_by_head = True
 
     def __init__(self, dim: int, heads: int, window: int) -> None:
         super().__init__()
