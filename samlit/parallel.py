@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,10 @@ class Sharded(ModelParallelStrategy):
             FileNotFoundError: There is none.
             SamlitError: It is damaged.
         """
-        return pieces.load(Path(self.broadcast(checkpoint_path)), self._place, self.checkpoint_io.load_checkpoint)
+        io = self.checkpoint_io
+        # Of a file with everything each rank wants little.
+        file = partial(io.load_checkpoint, mapped=True) if isinstance(io, AtomicIO) else io.load_checkpoint
+        return pieces.load(Path(self.broadcast(checkpoint_path)), self._place, file)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Give the model its weights."""
@@ -136,7 +140,7 @@ class Sharded(ModelParallelStrategy):
     def on_validation_start(self) -> None:
         """Judge one model: running statistics, of which every rank has its own, are the first one's, as in DDP."""
         net = getattr(self.lightning_module, "net", None)
-        for buffer in net.buffers() if isinstance(net, FSDPModule) else ():
+        for buffer in net.buffers() if isinstance(net, Sam) else ():
             dist.broadcast(buffer, 0)
 
     def on_validation_end(self) -> None:
@@ -181,7 +185,7 @@ def shard(net: Sam, mesh: DeviceMesh) -> None:
     if isinstance(net, FSDPModule):
         return
     for tensor in (*net.parameters(), *net.buffers()):
-        moved = tensor.detach().to(mesh.device_type)
+        moved = tensor.detach().to(mesh.device_type).contiguous()
         dist.broadcast(moved, 0)
         tensor.data.copy_(moved)
     for module in net.encoder.shards():
