@@ -33,6 +33,7 @@ from samlit.plan.meter import Meter, Work
 from samlit.plan.recipe import Recipe
 from samlit.plan.step import Load, kept, measure, schedule, take
 from samlit.structures import Batch
+from samlit_decoders import _looks
 from samlit_decoders.mask import Mask
 from samlit_encoders import _attention
 from samlit_encoders.vit import Vit
@@ -81,6 +82,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a processor does in its own way, looking at values and keeping to its cache, it does as a GPU."""
     monkeypatch.setattr(_attention, "SMALL", 0)
     monkeypatch.setattr(samlit_decoders.mask, "_at_hand", lambda x: False)
+    monkeypatch.setattr(_looks, "_by_hand", lambda cells: False)
     monkeypatch.setattr(samlit.model, "_all", lambda valid: False)
     monkeypatch.setattr(samlit.focal_dice, "NEAR", samlit.focal_dice.FAR)
 
@@ -314,14 +316,24 @@ def test_a_frozen_encoder_keeps_nothing_and_has_no_gradient() -> None:
     assert load.parts[0].trained == 0 < load.parts[0].frozen
 
 
-def test_the_optimiser_keeps_two_moments_or_one() -> None:
-    adam, muon = (
-        measure(made, schedule(made), 1, 2, SIDE)
-        for made in (module(Interactive(corrections=0), optim=Optim(algorithm=name)) for name in ("adamw", "muon"))
-    )
-    assert adam.moments == 2 * adam.gradients
+def test_images_that_come_embedded_cost_no_encoder() -> None:
+    made = module(Interactive(corrections=1))
+    made.net.encoder.requires_grad_(False)
+    asked = schedule(made)
+    load, other = measure(made, asked, 2, 2, SIDE, embedded=True), measure(made, asked, 2, 2, SIDE)
+    assert load.encoder.total == 0 < other.encoder.total
+    assert load.decoder == other.decoder
+    assert load.batch == other.batch + 2 * 2 * 64 * 16 * 16  # half precision
+
+
+def test_the_optimiser_keeps_two_moments_or_one_and_an_average() -> None:
+    choices = [Optim(), Optim(algorithm="muon"), Optim(ema=0.9)]
+    made = [module(Interactive(corrections=0, mask_only=False), optim=optim) for optim in choices]
+    adam, muon, averaged = (measure(m, schedule(m), 1, 2, SIDE) for m in made)
+    assert adam.moments == averaged.moments == 2 * adam.gradients
     assert adam.gradients < muon.moments < 1.2 * adam.gradients
-    assert adam.stepping > 0.5 * adam.gradients  # denominators, of all weights at once
+    assert (adam.averages, averaged.averages) == (0, adam.gradients)
+    assert 0 <= adam.stepping < 0.2 * adam.gradients < muon.stepping
 
 
 LOAD = Load(

@@ -29,7 +29,7 @@ def load_of(made: Recipe, before: tuple[Schedule, Load] | None = None) -> tuple[
     run = made.run
     asked = before[0] if before else schedule(made.module)
     largest = before[1].largest if before else None
-    return asked, measure(made.module, asked, run.images, run.masks, run.side, made.half, largest)
+    return asked, measure(made.module, asked, run.images, run.masks, run.side, made.half, made.embedded, largest)
 
 
 def fits(needs: int, gpu: Gpu) -> bool:
