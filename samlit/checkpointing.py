@@ -70,9 +70,19 @@ class AtomicIO(TorchCheckpointIO):
             self._step = step if file.name == LAST else self._step
 
     def load_checkpoint(
-        self, path: str | Path, map_location: Any = lambda storage, location: storage, weights_only: bool | None = None
+        self,
+        path: str | Path,
+        map_location: Any = lambda storage, location: storage,
+        weights_only: bool | None = None,
+        mapped: bool = False,
     ) -> dict[str, Any]:
-        """Load a checkpoint after reading it through once.
+        """Load a checkpoint, a file or a folder of pieces, after reading it through once.
+
+        Args:
+            path: The checkpoint.
+            map_location: Where tensors go.
+            weights_only: Whether tensors and plain values alone are unpickled; so they are unless told otherwise.
+            mapped: Leave the tensors of a file on the disk until somebody looks at them.
 
         Raises:
             FileNotFoundError: There is none.
@@ -84,6 +94,9 @@ class AtomicIO(TorchCheckpointIO):
             raise SamlitError(f"the checkpoint {path} is damaged (at {damaged}): go on from {other}")
         if pieces.is_folder(path):
             return pieces.read(Path(path), checked=True)
+        if mapped:
+            found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return found
         loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
         return loaded
 

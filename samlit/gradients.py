@@ -118,4 +118,6 @@ class Gradients:
 
     def state_dict(self) -> dict[str, Any]:
         """What a training that goes on has to know."""
-        return {"left_out": int(self._tally[0]), "in_a_row": int(self._tally[1])}
+        row = int(self._tally[1])
+        # Who goes on from where too many ended a run has changed something, and is to have as many tries.
+        return {"left_out": int(self._tally[0]), "in_a_row": row if row < self.most else 0}

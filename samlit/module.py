@@ -24,7 +24,7 @@ from samlit.losses import Losses, Terms
 from samlit.memory import ENCODER, VALIDATION, needing
 from samlit.model import Sam
 from samlit.optim import Optim
-from samlit.parallel import closing, shard
+from samlit.parallel import closing, is_sharded, shard
 from samlit.passes import Passes
 from samlit.steps import Steps
 from samlit.structures import Batch, Embedding, Prediction, PromptSet, Result, Scene
@@ -125,6 +125,8 @@ class SamModule(Steps):
         """Let the images be embedded once, where the data keeps embeddings; the weights are loaded by now."""
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, SamData):
+            if data.embeddings is not None and is_sharded(self.net):  # ranks embed different numbers of images
+                raise UsageError("data.embeddings: of a frozen encoder every rank needs a copy: trainer.strategy ddp")
             data.keep_embeddings(self.net)
 
     def configure_model(self) -> None:

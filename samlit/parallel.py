@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from samlit.launch import Launcher
 from samlit.model import Sam
 from samlit.structures import Embedding
 
-__all__ = ["Replicated", "Sharded", "closing", "named", "shard"]
+__all__ = ["Replicated", "Sharded", "closing", "is_sharded", "named", "shard"]
 
 
 class Replicated(DDPStrategy):
@@ -123,7 +124,10 @@ class Sharded(ModelParallelStrategy):
             FileNotFoundError: There is none.
             SamlitError: It is damaged.
         """
-        return pieces.load(Path(self.broadcast(checkpoint_path)), self._place, self.checkpoint_io.load_checkpoint)
+        io = self.checkpoint_io
+        # Of a file with everything each rank wants little.
+        file = partial(io.load_checkpoint, mapped=True) if isinstance(io, AtomicIO) else io.load_checkpoint
+        return pieces.load(Path(self.broadcast(checkpoint_path)), self._place, file)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Give the model its weights."""
@@ -132,6 +136,12 @@ class Sharded(ModelParallelStrategy):
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Give the optimisers their states."""
         Strategy.load_optimizer_state_dict(self, checkpoint)
+
+    def on_validation_start(self) -> None:
+        """Judge one model: running statistics, of which every rank has its own, are the first one's, as in DDP."""
+        net = getattr(self.lightning_module, "net", None)
+        for buffer in net.buffers() if isinstance(net, Sam) else ():
+            dist.broadcast(buffer, 0)
 
     def on_validation_end(self) -> None:
         """Let go of what the validation has gathered; called after all callbacks."""
@@ -175,7 +185,7 @@ def shard(net: Sam, mesh: DeviceMesh) -> None:
     if isinstance(net, FSDPModule):
         return
     for tensor in (*net.parameters(), *net.buffers()):
-        moved = tensor.detach().to(mesh.device_type)
+        moved = tensor.detach().to(mesh.device_type).contiguous()
         dist.broadcast(moved, 0)
         tensor.data.copy_(moved)
     for module in net.encoder.shards():
@@ -202,6 +212,11 @@ def shard(net: Sam, mesh: DeviceMesh) -> None:
         return embedding
 
     root.embed = embed
+
+
+def is_sharded(net: Sam) -> bool:
+    """Whether every rank keeps its part of it only."""
+    return isinstance(net, FSDPModule)
 
 
 def closing(net: Sam, loss: Tensor) -> None:

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 
 from samlit import parallel
 from samlit.checkpointing import AtomicIO
+from samlit.datamodule import SamData
+from samlit.errors import UsageError
 from samlit.parallel import Replicated, Sharded
 from tests import conftest, fitting, sharing
 
@@ -140,3 +143,12 @@ def test_a_recipes_word_for_a_strategy():
     assert parallel.named("auto") == "auto"
     own = Sharded(timeout=3, pieces=True)
     assert parallel.named(own) is own
+
+
+def test_kept_embeddings_need_a_copy_of_the_encoder(monkeypatch, tmp_path):
+    module = fitting.module(freeze=["encoder"])
+    data = SamData(fitting.Discs(3), None, 32, embeddings=str(tmp_path / "kept"))
+    module._trainer = SimpleNamespace(datamodule=data)
+    monkeypatch.setattr("samlit.module.is_sharded", lambda net: True)
+    with pytest.raises(UsageError, match=r"data\.embeddings.*ddp"):
+        module.on_fit_start()

@@ -116,6 +116,7 @@ def test_too_many_in_a_row_end_the_run_and_say_what_to_try():
     going_on.judge(optimizer, 7)
     with pytest.raises(Diverged, match=r"3 times in a row, the last time at step 7.*model\.optim\.lr.*ckpt_path last"):
         going_on.check()
+    assert going_on.state_dict() == {"left_out": 5, "in_a_row": 0}
 
 
 @pytest.mark.parametrize("algorithm", ["adamw", "muon"])

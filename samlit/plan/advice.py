@@ -29,7 +29,7 @@ def load_of(made: Recipe, before: tuple[Schedule, Load] | None = None) -> tuple[
     run = made.run
     asked = before[0] if before else schedule(made.module)
     largest = before[1].largest if before else None
-    return asked, measure(made.module, asked, run.images, run.masks, run.side, made.half, largest)
+    return asked, measure(made.module, asked, run.images, run.masks, run.side, made.half, made.embedded, largest)
 
 
 def fits(needs: int, gpu: Gpu) -> bool:
@@ -83,7 +83,9 @@ def _trials(made: Recipe, gpu: Gpu, devices: int) -> list[list[list[str]]]:
         trials.append([["--model.encoder.checkpoint=true"]])
     if not run.half:
         trials.append([[f"--trainer.precision={'bf16' if gpu.bf16 else '16'}-mixed"]])
-    trials.append([[f"--model.masks_at_once={few}"] for few in FEW if few < (made.module.masks_at_once or rows)])
+    trials.append(
+        [[f"--model.masks_at_once={few}"] for few in FEW if few < min(made.module.masks_at_once or rows, rows)]
+    )
     fewer = [images for images in range(run.images - 1, 0, -1) if run.images % images == 0]
     trials.append(  # the same images a step, in more turns
         [

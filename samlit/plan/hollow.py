@@ -21,9 +21,10 @@ _HALF = """
 """
 _FULL = """
     acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow __pow__ __rpow__ softplus
-    layer_norm group_norm norm cosine_similarity poisson_nll_loss nll_loss hinge_embedding_loss kl_div l1_loss
-    smooth_l1_loss huber_loss mse_loss margin_ranking_loss soft_margin_loss triplet_margin_loss multi_margin_loss
-    binary_cross_entropy_with_logits dist pdist cdist renorm logsumexp interpolate
+    layer_norm group_norm rms_norm norm cosine_similarity cosine_embedding_loss multilabel_margin_loss
+    poisson_nll_loss nll_loss hinge_embedding_loss kl_div l1_loss smooth_l1_loss huber_loss mse_loss
+    margin_ranking_loss soft_margin_loss triplet_margin_loss multi_margin_loss binary_cross_entropy_with_logits
+    dist pdist cdist renorm logsumexp interpolate
 """
 HALF, FULL = frozenset(_HALF.split()), frozenset(_FULL.split())
 FULL_RESULT = frozenset({"prod", "softmax", "log_softmax", "cumprod", "cumsum", "sum"})

@@ -15,6 +15,7 @@ from samlit.datamodule import SamData
 from samlit.engine import Parser, SamCLI
 from samlit.errors import SamlitError, UsageError, did_you_mean, one_line
 from samlit.module import SamModule
+from samlit.parallel import Replicated, Sharded
 from samlit.plan.budget import Run, Strategy
 from samlit.plan.hollow import without_weights
 
@@ -39,6 +40,7 @@ class Recipe:
         run: The size of the training.
         accelerator: As the recipe calls it.
         checkpoint: Whether the encoder computes again what it could keep; None where it has no such key.
+        embedded: Whether images come embedded.
         unknown: Why the length of the training is not known; empty where it is.
     """
 
@@ -46,6 +48,7 @@ class Recipe:
     run: Run
     accelerator: str
     checkpoint: bool | None
+    embedded: bool = False
     unknown: str = ""
 
     @property
@@ -124,7 +127,8 @@ def read(words: Sequence[str], devices: int | None = None) -> Recipe:
             bucket_view,
         ),
         str(trainer.accelerator),
-        (encoder.get("init_args") or {}).get("checkpoint"),
+        None if data.embeddings else (encoder.get("init_args") or {}).get("checkpoint"),
+        data.embeddings is not None,
         unknown,
     )
 
@@ -141,13 +145,15 @@ def _count(devices: Any) -> int:
 
 def _strategy(given: Any, devices: int) -> tuple[Strategy, bool]:
     """How devices share the work, and whether DDP's buckets are its gradients."""
-    name = str(given if isinstance(given, str) else given.class_path).lower()
+    name = str(given if isinstance(given, str) else given.class_path)
     options = {} if isinstance(given, str) else given.get("init_args") or {}
-    if "fsdp" in name or "modelparallel" in name:
+    if name in ("fsdp", f"{Sharded.__module__}.Sharded") or "ModelParallel" in name:
         return "fsdp", False
-    if "ddp" in name or (name == "auto" and devices > 1):
+    if name in ("ddp", f"{Replicated.__module__}.Replicated") or (name == "auto" and devices > 1):
+        return "ddp", True
+    if "ddp" in name.lower():
         return "ddp", bool(options.get("gradient_as_bucket_view"))
-    if name == "auto" or "single" in name:
+    if name == "auto" or "single" in name.lower():
         return "single", False
     raise UsageError(f"trainer.strategy: no plan for {name!r} (known: auto, ddp, fsdp)")
 

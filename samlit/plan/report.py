@@ -62,7 +62,8 @@ class Plan:
         run = self.recipe.run
         return {
             "recipe": self.name,
-            "run": asdict(run) | {"accelerator": self.recipe.accelerator, "passes": self.load.passes},
+            "run": asdict(run)
+            | {"accelerator": self.recipe.accelerator, "passes": self.load.passes, "embedded": self.recipe.embedded},
             "parameters": {part.name: {"trained": part.trained, "frozen": part.frozen} for part in self.load.parts},
             "flops": {"encoder": asdict(self.load.encoder), "decoder": asdict(self.load.decoder)},
             "memory": self.memory | {"most": self.needs, "encoder otherwise": self.otherwise},

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
+from samlit.adamw import AVERAGE
 from samlit.errors import UsageError, one_line
 from samlit.loop import drive
 from samlit.module import SamModule
 from samlit.passes import Passes
 from samlit.plan.hollow import Hollow
 from samlit.plan.meter import Meter, Work
-from samlit.structures import Batch, Prediction, PromptSet, Scene
+from samlit.structures import Batch, Embedding, Prediction, PromptSet, Scene
 
 __all__ = ["Largest", "Load", "Part", "Schedule", "kept", "measure", "schedule", "take"]
 
@@ -163,6 +166,7 @@ def measure(
     masks: int,
     side: int,
     half: torch.dtype | None = None,
+    embedded: bool = False,
     largest: dict[int, Largest] | None = None,
 ) -> Load:
     """Run steps of `images` with `masks` each without values, and read what they take.
@@ -177,12 +181,13 @@ def measure(
         masks: Of each image.
         side: Of the frame in pixels.
         half: What a mixed precision computes in; None where there is none.
+        embedded: Whether images come embedded (`data.embeddings`).
         largest: `Load.largest` of an earlier measurement: memory alone is read then, and no work counted.
 
     Raises:
         UsageError: The task, or a part of the model, decides by values what to compute; or nothing is trained.
     """
-    net = module.net.train()
+    net = module.train().net
     load = Load(parts=[_part("encoder", net.encoder), _part("prompts", net.prompts), _part("decoder", net.decoder)])
     load.weights = sum(map(_bytes, {*net.parameters(), *net.buffers()}))
     load.blocks = [sum(map(_bytes, {*block.parameters()})) for block in net.encoder.shards()]
@@ -191,14 +196,17 @@ def measure(
     if not trained:
         raise UsageError("plan: nothing of the model is trained")
     load.passes = asked.passes
-    batch = _batch(images, images * masks, side)
-    load.batch = sum(_bytes(x) for x in vars(batch).values() if isinstance(x, Tensor))
     try:
+        maps = _embedding(module, images, side) if embedded else None
+        batch = _batch(images, images * masks, side, maps)
+        load.batch = sum(map(_bytes, _tensors(batch)))
         if largest is None:
             few, each = Load(), dict[Question, Work]()
             rows = min(module.masks_at_once or images * masks, images * masks)
             for seed in asked.seeds:
-                take(module, _batch(images, rows, side), seed, few, each, Hollow(half))
+                take(module, _batch(images, rows, side, maps), seed, few, each, Hollow(half))
+            if asked.often.keys() - each.keys():
+                raise NotImplementedError("what is asked depends on what was answered")
             largest, load.encoder, times = few.largest, few.encoder, images * masks / rows
             load.decoder = sum((each[question] * (often * times) for question, often in asked.often.items()), Work())
         load.largest, encoder = largest, load.encoder
@@ -218,7 +226,7 @@ def measure(
 
 def kept(module: SamModule, images: int, side: int, half: torch.dtype | None = None) -> int:
     """Bytes that the encoder keeps for its gradient; as in `measure`."""
-    net, batch, hollow = module.net.train(), _batch(images, 0, side), Hollow(half)
+    net, batch, hollow = module.train().net, _batch(images, 0, side), Hollow(half)
     with hollow.step(), Meter([*net.parameters(), *net.buffers(), batch.image]).running() as meter:
         embedding = module.embed(batch)
         held = meter.held
@@ -250,8 +258,9 @@ def take(
     """
     net = module.net
     net.zero_grad(set_to_none=True)
-    known = [*net.parameters(), *net.buffers(), *(x for x in vars(batch).values() if isinstance(x, Tensor))]
-    meter = Meter(known, [p for p in net.parameters() if p.requires_grad])
+    meter = Meter(
+        [*net.parameters(), *net.buffers(), *_tensors(batch)], [p for p in net.parameters() if p.requires_grad]
+    )
     with hollow.step() if hollow else nullcontext(), meter.running():
         loss = _forward(module, batch, seed, load, each, meter, hollow, at_once, only)
         if hollow:
@@ -292,8 +301,8 @@ def _forward(
         if only and number < only.number:
             outlines.append(only.before[number])
             return _as_many(only.before[number], len(prompts))
-        if only:
-            passes.answer(prompts)  # once before: gradients of answers before it are there then
+        if only and number:
+            passes.answer(prompts)  # once before: what answers before it have taught is there then
         load.passing = max(load.passing, meter.most)
         meter.mark()
         before, meter.work = meter.held, Work()
@@ -333,21 +342,35 @@ def _optimise(module: SamModule, trained: list[nn.Parameter], load: Load) -> Non
     """One step of the optimiser: what it keeps, and what it needs."""
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)
-    optimizer, _ = module.optim.build(module.net, 1)
-    for group in optimizer.param_groups:
-        group["foreach"] = True  # as on a GPU; on the meta device torch would not choose it
-    meter = Meter([x for p in trained if p.grad is not None for x in (p, p.grad)])
-    with meter.running():
-        optimizer.step()
+    # Fused kernels compute without values too; only torch's list of devices that have them lacks the one for that.
+    adam = importlib.import_module("torch.optim.adam")
+    with mock.patch.object(adam, "_device_dtype_check_for_fused", return_value=None):
+        optimizer, _ = module.optim.build(module.net, 1)
+        meter = Meter([x for p in trained if p.grad is not None for x in (p, p.grad)])
+        with meter.running():
+            optimizer.step()
     state = [(n, x) for kept in optimizer.state.values() for n, x in kept.items() if isinstance(x, Tensor) and x.ndim]
-    load.averages = sum(_bytes(x) for name, x in state if name == "average")
+    load.averages = sum(_bytes(x) for name, x in state if name == AVERAGE)
     load.moments = sum(_bytes(x) for name, x in state) - load.averages
-    load.stepping = meter.most - load.moments - load.averages
+    load.stepping = max(meter.most - load.moments - load.averages, 0)
     for parameter in trained:
         parameter.grad = None
 
 
-def _batch(images: int, masks: int, side: int) -> Batch:
+def _embedding(module: SamModule, images: int, side: int) -> Embedding:
+    """Images embedded, as they are kept: in half precision."""
+    batch = _batch(images, 0, side)
+    with Hollow().step(), torch.no_grad():
+        found = module.net.embed(batch.image, batch.sizes)
+    return Embedding(found.image.half(), tuple(x.half() for x in found.early))
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    found = [x for x in vars(batch).values() if isinstance(x, Tensor)]
+    return found if batch.embedding is None else [*found, batch.embedding.image, *batch.embedding.early]
+
+
+def _batch(images: int, masks: int, side: int, embedding: Embedding | None = None) -> Batch:
     """So many images, and masks in all."""
     size = torch.empty(images, 2, dtype=torch.int64, device="meta")
     return Batch(
@@ -358,6 +381,7 @@ def _batch(images: int, masks: int, side: int) -> Batch:
         torch.empty(masks, dtype=torch.int64, device="meta"),
         ["plan"] * images,
         ["a thing"] * masks,
+        embedding,
     )
 
 
