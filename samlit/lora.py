@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from samlit.errors import UsageError, did_you_mean
@@ -44,16 +45,18 @@ class Lora:
     adapter: int = 0
     adapter_after: Sequence[str] = ("encoder.*.mlp",)
 
-    def __post_init__(self) -> None:
-        if min(self.rank, self.adapter) < 0 or not self.rank + self.adapter:
-            raise ValueError(f"rank {self.rank} and adapter {self.adapter}: widths of 0 or more, one of them above 0")
-
     def add(self, net: nn.Module) -> None:
         """Change a model's layers; what is added is trained.
 
         Raises:
-            UsageError: A name stands for nothing, or for no linear layer.
+            UsageError: Nothing is to be added, or a name stands for nothing, or for no linear layer.
         """
+        # Here and not when it is built, where the parser would wrap the line in several of its own.
+        if min(self.rank, self.adapter) < 0 or not self.rank + self.adapter:
+            raise UsageError(
+                f"model.lora: rank {self.rank} and adapter {self.adapter}: widths of 0 or more, one of them above 0; "
+                "`--model.lora null` for none"
+            )
         if self.rank:
             for name, module in _found(net, self.targets, "targets"):
                 if type(module) is not nn.Linear:
@@ -67,6 +70,7 @@ class Lora:
                     raise UsageError(f"model.lora.adapter_after: {name} has no linear layer to tell its width")
                 module.adapter = _Adapter(linear[-1].out_features, self.adapter)
                 module.register_forward_hook(_adapt)
+                _lend(module)
 
 
 class _Changed(nn.Linear):
@@ -82,6 +86,8 @@ class _Changed(nn.Linear):
         """(out, in)."""
         base = self._parameters["weight"]
         assert base is not None
+        if isinstance(base, DTensor):  # FSDP between two steps, which wants to see the parameter that it has put there
+            return base
         return base + self.lora_scale * self._change().to(base.dtype)
 
     def _change(self) -> Tensor:
@@ -124,7 +130,19 @@ def _change(linear: nn.Linear, rank: int, scale: float, heads: int) -> None:
     linear.lora_scale, linear.lora_heads = scale, heads
     linear.lora_a = nn.Parameter(base.new_empty(parts, rank, linear.in_features))
     linear.lora_b = nn.Parameter(base.new_zeros(parts, linear.out_features // (3 if heads else 1), rank))
+    _lend(linear)
     nn.init.uniform_(linear.lora_a, -1 / math.sqrt(linear.in_features), 1 / math.sqrt(linear.in_features))
+
+
+def _lend(module: nn.Module) -> None:
+    """Let what is added be found in every state that is loaded, also in one of the base alone, whoever loads it."""
+    module.register_load_state_dict_pre_hook(_own)  # type: ignore[no-untyped-call]
+
+
+def _own(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    for name, value in module.state_dict().items():
+        if is_added(f".{name}"):
+            state.setdefault(prefix + name, value)
 
 
 def _heads(attention: Any) -> int:

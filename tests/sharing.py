@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from samlit.checkpointing import AtomicIO
 from samlit.contracts import Task
 from samlit.datamodule import SamData
+from samlit.lora import Lora
 from samlit.module import SamModule
 from samlit.optim import Optim
 from samlit.parallel import Replicated, Sharded
@@ -173,13 +174,19 @@ CASES = {
     "clipped and accumulated": {"accumulate_grad_batches": 2, "gradient_clip_val": 0.05},
     "frozen encoder": {},
     "a mask at a time": {},
+    "changes of low rank": {},
     "validated": {"limit_val_batches": 2, "val_check_interval": 2, "num_sanity_val_steps": -1, "callbacks": [Stir()]},
 }
 
 
 def case(name, strategy, ranks, folder):
     """One of the comparisons."""
-    module = model(Plain, masks_at_once=1 if name == "a mask at a time" else None)
+    added = Lora(rank=2, adapter=2, targets=("encoder.*.qkv", "decoder.*.q_proj"))
+    module = model(
+        Plain,
+        masks_at_once=1 if name == "a mask at a time" else None,
+        lora=added if name == "changes of low rank" else None,
+    )
     module.frozen = name == "frozen encoder"
     return fit(strategy, ranks, module, folder, **CASES[name])
 

@@ -8,10 +8,11 @@ from torch import nn
 
 from samlit import checkpoints, export
 from samlit.errors import UsageError
-from samlit.lora import Lora, merged
+from samlit.lora import Lora, is_added, merged
 from samlit.model import Sam
 from samlit.structures import PromptSet, Ragged
 from samlit_decoders.mask import Mask
+from samlit_encoders.timm import Timm
 from samlit_encoders.tiny_vit import TinyVit
 from samlit_encoders.vit import Vit
 from samlit_prompts.boxes import Boxes
@@ -115,13 +116,13 @@ def test_adapters_begin_as_nothing_and_cannot_be_merged(tmp_path):
         ({"targets": ("encoder.*.qvk",)}, "model has no 'encoder"),
         ({"targets": ("encoder.layers.1.blocks.0.attn",)}, "is a _Attention, no linear layer"),
         ({"rank": 0, "adapter": 2, "adapter_after": ("encoder.patch_embed",)}, "no linear layer to tell its width"),
+        ({"rank": 0}, "model.lora: rank 0 and adapter 0: .* one of them above 0"),
+        ({"rank": -1, "adapter": 8}, "model.lora: rank -1 and adapter 8: widths of 0 or more"),
     ],
 )
 def test_names_that_stand_for_nothing_are_refused(given, said):
     with pytest.raises(UsageError, match=said):
         Lora(**given).add(model())
-    with pytest.raises(ValueError, match="one of them above 0"):
-        Lora(rank=0)
 
 
 def test_weights_go_into_the_base_and_an_export_holds_what_was_learned(tmp_path):
@@ -150,3 +151,33 @@ def test_a_checkpoint_holds_what_was_added():
     again.load_state_dict(module.state_dict())
     qkv = "encoder.blocks.0.attn.qkv"
     assert torch.equal(again.net.get_submodule(qkv).weight, module.net.get_submodule(qkv).weight)
+
+
+def test_timms_layers_keep_their_rates_and_its_weights_load():
+    """timm names every parameter's layer, and knows nothing of what is added; its weights come without it."""
+
+    def built():
+        torch.manual_seed(0)
+        encoder = Timm(SIDE, "vit_tiny_patch16_224", channels=16, options={"depth": 3})
+        return Sam(encoder, [Points], functools.partial(Mask, depth=1, mlp_dim=16, iou_hidden=16)).eval()
+
+    base, net = built(), built()
+    for weight in net.encoder.parameters():
+        nn.init.ones_(weight)
+    Lora(rank=2, adapter=4).add(net)
+    added = [name for name, _ in net.named_parameters() if is_added(name)]
+    assert len(added) == 3 * 6
+    for name in added:
+        block = name.removeprefix("encoder.").partition(".attn.")[0].partition(".mlp.")[0]
+        assert net.encoder.layer_of(name.removeprefix("encoder.")) == net.encoder.layer_of(f"{block}.norm1.weight")
+    assert len({net.encoder.layer_of(name.removeprefix("encoder.")) for name in added}) == 3
+    assert net.encoder.layer_of("neck.0.weight") == (4, 5)
+    # What `Timm.start` does with the weights that it fetches.
+    net.encoder.net.load_state_dict(base.encoder.net.state_dict())
+    net.encoder.neck.load_state_dict(base.encoder.neck.state_dict())
+    net.decoder.load_state_dict(base.decoder.state_dict())
+    net.prompts.load_state_dict(base.prompts.state_dict())
+    net.position.load_state_dict(base.position.state_dict())
+    assert torch.equal(answer(net), answer(base))
+    with pytest.raises(RuntimeError, match=r"Missing key.* \"blocks.0.attn.qkv.weight\""):
+        net.encoder.net.load_state_dict({n: w for n, w in base.encoder.net.state_dict().items() if "qkv" not in n})

@@ -153,8 +153,13 @@ class Timm(Encoder):
         return self
 
     def layer_of(self, parameter: str) -> tuple[int, int]:
-        """The layers that timm itself names, then the neck."""
-        return self._layer.get(parameter, self._layers - 1), self._layers
+        """The layers that timm itself names, then the neck; what was added to a layer stands where it does."""
+        part = parameter
+        while part not in self._layer and part.count(".") > 1:
+            part = part.rpartition(".")[0]
+            if beside := [layer for name, layer in self._layer.items() if name.startswith(f"{part}.")]:
+                return beside[0], self._layers
+        return self._layer.get(part, self._layers - 1), self._layers
 
 
 def _renormalise(trained: dict[str, Any]) -> tuple[Tensor, Tensor]:
