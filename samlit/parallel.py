@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
@@ -16,7 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
-from samlit import pieces
+from samlit import pieces, ranks
 from samlit.checkpointing import LAST, PREVIOUS, AtomicIO, plain
 from samlit.errors import SamlitError
 from samlit.launch import Launcher
@@ -43,6 +45,11 @@ class Replicated(DDPStrategy):
     def _configure_launcher(self) -> None:
         assert self.cluster_environment is not None
         self._launcher = Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
+
+    def setup_environment(self) -> None:
+        """Connect all ranks."""
+        _connect_again(self)
+        super().setup_environment()
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Load the checkpoint that the first rank has chosen."""
@@ -77,6 +84,7 @@ class Sharded(ModelParallelStrategy):
     def setup_environment(self) -> None:
         """Connect all ranks, which share every weight."""
         self._data_parallel_size = self.num_nodes * self.num_processes
+        _connect_again(self)
         super().setup_environment()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
@@ -163,6 +171,32 @@ class Sharded(ModelParallelStrategy):
                 own = [p for group in self.optimizers[number].param_groups for p in group["params"]]
                 like = own[order.index(known_as)] if len(order) == len(own) else None
         return like if isinstance(like, DTensor) and tuple(shape) == tuple(like.shape) else None
+
+
+def _connect_again(strategy: Replicated | Sharded) -> None:
+    """Connect the ranks of a group that `torchrun` has started again, before Lightning would.
+
+    Lightning takes torchrun's store as it is, and there the lost processes still stand with their addresses: a rank
+    that reads one of those waits for nobody.
+    """
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or dist.is_initialized():
+        return
+    environment = strategy.cluster_environment
+    assert environment is not None
+    rank = environment.global_rank()
+    if (store := ranks.meeting(rank)) is None:
+        return
+    device, backend = strategy.root_device, strategy._get_process_group_backend()
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore("connect", store),  # type: ignore[attr-defined]
+        rank=rank,
+        world_size=environment.world_size(),
+        timeout=strategy._timeout,
+        device_id=None if device.type == "cpu" else device,
+    )
+    if backend == "nccl":
+        atexit.register(dist.destroy_process_group)  # else it warns, as Lightning knows
 
 
 def named(strategy: Any) -> Any:

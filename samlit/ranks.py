@@ -9,7 +9,7 @@ from typing import Any
 
 from samlit.errors import UsageError, one_line
 
-__all__ = ["agreed", "place"]
+__all__ = ["agreed", "meeting", "place"]
 
 _stores: list[Any] = []  # the first rank's serves the others as long as the process lives
 
@@ -43,7 +43,7 @@ def agreed(name: str, choose: Callable[[], str | None]) -> str | None:
     chosen = choose() if rank == 0 else None
     if rank == 0:
         os.environ[variable] = chosen or ""
-    if world > 1 and (store := _store(rank)) is not None:
+    if world > 1 and (store := meeting(rank)) is not None:
         if rank == 0:
             store.set(name, chosen or "")
         else:
@@ -53,8 +53,11 @@ def agreed(name: str, choose: Callable[[], str | None]) -> str | None:
     return chosen
 
 
-def _store(rank: int) -> Any:
-    """What all ranks can write to before they are connected; None where whoever started them offers nothing."""
+def meeting(rank: int) -> Any:
+    """The store that all ranks can write to before they are connected; None where whoever started them offers none.
+
+    A group that `torchrun` starts again begins with an empty one.
+    """
     if _stores:
         return _stores[0]
     from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
@@ -62,7 +65,7 @@ def _store(rank: int) -> Any:
     patience = timedelta(minutes=5)
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        # A group that is started again asks anew.
+        # torchrun's is still the one of the group that was lost.
         restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         _stores.append(PrefixStore(f"samlit/{restart}", TCPStore(address, port, is_master=False, timeout=patience)))
     elif "SLURM_PROCID" in os.environ:

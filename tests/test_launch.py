@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from torch.distributed import DistBackendError
+from torch.distributed import DistBackendError, TCPStore
 
 from samlit import launch, ranks
 from tests import conftest
@@ -56,6 +56,19 @@ def test_what_the_first_process_chooses_those_that_it_starts_take_over(environ):
     assert ranks.agreed("COLOR", lambda: "blue") == "red"
     environ.setenv("SAMLIT_COLOR", "")
     assert ranks.agreed("COLOR", lambda: "blue") is None
+
+
+def test_a_group_that_torchrun_starts_again_finds_nothing_of_the_one_before(environ):
+    agent = TCPStore("127.0.0.1", 0, is_master=True)
+    environ.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    environ.setenv("MASTER_ADDR", "127.0.0.1")
+    environ.setenv("MASTER_PORT", str(agent.port))
+    for restart in ("0", "1"):
+        environ.setenv("TORCHELASTIC_RESTART_COUNT", restart)
+        environ.setattr(ranks, "_stores", [])
+        for rank in (0, 1):
+            assert ranks.meeting(rank).check(["address"]) is (rank == 1)
+            ranks.meeting(rank).set("address", restart)
 
 
 def launcher(*codes):

@@ -57,7 +57,8 @@ def test_masks_are_those_of_a_forward_pass_by_hand(predictor, kind):
     assert torch.equal(found.masks, masks)
     assert 0 < int(masks.sum()) < masks.numel()
     torch.testing.assert_close(found.iou, answer.iou[0, order])
-    torch.testing.assert_close(found.low_res_logits, answer.logits[0, order])
+    # One prompt and many are added up in another order.
+    torch.testing.assert_close(found.low_res_logits, answer.logits[0, order], rtol=1e-4, atol=1e-4)
     assert torch.equal(found.iou, found.iou.sort(descending=True).values)
     assert predictor.size == (20, 50)
 
@@ -255,9 +256,8 @@ def test_an_answer_given_back_is_a_mask_prompt_as_it_is(predictor):
     predictor.set_image(picture())
     first = predictor.predict(GIVEN["a point"])
     seen = []
-    handle = predictor.net.prompts["masks"].mask_downscaling.register_forward_pre_hook(
-        lambda _, args: seen.append(args[0])
-    )
+    first_layer = predictor.net.prompts["masks"].mask_downscaling[0]
+    handle = first_layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     predictor.predict(GIVEN["a point"] | {"masks": [first.prompt(1)]})
     handle.remove()
     assert torch.equal(seen[0][0, 0], first.low_res_logits[1])

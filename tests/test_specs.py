@@ -104,7 +104,7 @@ def test_a_strangers_source(install: Install) -> None:
         ("no source is called 'points'; there is a prompt of that name", ("points:a",), ()),
         (r"'nowhere\.Own': there is no module", ("nowhere.Own:a",), ()),
         ("coco: annotations is missing; give it with --set annotations=VALUE", ("coco",), ()),
-        ("shapes:train: count is missing", ("shapes:train",), ()),
+        ("bsds:a: split is missing", ("bsds:a",), ()),
         ("--set crwd=1: coco:a has no 'crwd'; did you mean 'crowd'", ("coco:a",), ("crwd=1",)),
         ("--set x=1: none of the sources has no 'x'|has no 'x'", ("coco:a", "folder:b"), ("x=1",)),
         ("--set crowd: write KEY=VALUE", ("coco:a",), ("crowd",)),
