@@ -38,6 +38,7 @@ COMMANDS = {
     "list": Command("samlit.cli:list_registered", "what is there: plug-ins, recipes and published weights"),
     "plan": Command("samlit.plan.command:main", "what a recipe needs and takes: memory, FLOPs, hours, before it runs"),
     "shards": Command("samlit.shards.command:main", "make, check, index and fetch shards in SA-1B's layout"),
+    "evaluate": Command("samlit.evaluate:main", "a task with its published metric, on any data"),
     "segment": Command("samlit.segment:main", "masks of pictures, from the shell"),
     "convert": Command("samlit.convert:main", "a checkpoint in pieces to one file, or one file to pieces"),
     "export": Command("samlit.export:main", "take weights elsewhere: to SAM's own code, transformers, safetensors"),

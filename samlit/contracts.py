@@ -14,7 +14,7 @@ prompts name pixels, not their corners. Boxes are xyxy.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from samlit.order import Order, Shuffled
 from samlit.structures import Embedding, Prediction, PromptSet, Ragged, Result, Sample, Scene
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL.Image import Image
     from torchmetrics import Metric
 
@@ -217,9 +219,13 @@ class Task(ABC):
     Attributes:
         attached: Whether later prompts are made of an earlier answer's logits in such a way that gradients flow
             through them. Answers of other tasks come without a graph, and each is learned from before the next.
+        prompts: The prompt types that a model must take to be asked.
+        originals: Whether the task looks at images and masks at their own size, `scene.batch.samples`.
     """
 
     attached: bool = False
+    prompts: Sequence[str] = ()
+    originals: bool = False
 
     @abstractmethod
     def rounds(self, scene: Scene) -> Generator[PromptSet, Prediction, Result]:
@@ -235,6 +241,22 @@ class Task(ABC):
         Its `compute` returns numbers by name, which are logged as `val/NAME`.
         """
         return None
+
+    def show(self, scene: Scene, result: Result) -> Sequence[Image]:
+        """Pictures of a result for `samlit evaluate --out`, one an image of the scene; none by default.
+
+        Where a task shows none, the answers to its prompts are shown, each beside the true mask.
+        """
+        return ()
+
+    def plot(self, numbers: Mapping[str, float], metric: Metric, folder: Path) -> None:  # noqa: B027 - not all do
+        """Draw what the numbers of an evaluation are about, as files into a folder; nothing by default.
+
+        Args:
+            numbers: What the metric has computed.
+            metric: With all that it has seen.
+            folder: Where to write, which exists.
+        """
 
 
 class Source(ABC):

@@ -5,8 +5,8 @@ The first few, which stay the same from validation to validation, and those that
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -20,9 +20,9 @@ from samlit.contracts import Prompt, Task
 from samlit.loop import Round
 from samlit.metrics import mask_iou
 from samlit.module import SamModule
-from samlit.structures import Batch, Ragged
+from samlit.structures import Batch, Ragged, Sample
 
-__all__ = ["Answer", "Example", "Examples", "Played", "answered", "chosen"]
+__all__ = ["Answer", "Example", "Examples", "Played", "answered", "chosen", "told"]
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,17 @@ def _part(batch: Batch, keep: list[int]) -> Batch:
         torch.tensor([images.index(index[k]) for k in keep], dtype=torch.int64, device=batch.masks.device),
         [batch.keys[i] for i in images] if batch.keys else [],
         [batch.phrases[k] for k in keep] if batch.phrases else [],
+        samples=[_some(batch.samples[i], [k for k in keep if index[k] == i], index) for i in images]
+        if batch.samples
+        else [],
     )
+
+
+def _some(sample: Sample, keep: list[int], index: list[int]) -> Sample:
+    """A sample with some of its masks, by their numbers in the batch."""
+    own = [k - index.index(index[k]) for k in keep]
+    phrases = tuple(sample.phrases[k] for k in own) if sample.phrases else ()
+    return replace(sample, masks=tuple(sample.masks[k] for k in own), phrases=phrases)
 
 
 def _joined(batches: list[Batch]) -> Batch:
@@ -229,6 +239,17 @@ def _joined(batches: list[Batch]) -> Batch:
 
 def answered(module: SamModule, batch: Batch) -> list[Example]:
     """Every mask of a small batch, with the answers in all rounds of all validation tasks."""
+    embedding = module.embed(batch)
+    played: list[tuple[Task, list[Round]]] = []
+    for task in module.validation:
+        turns: list[Round] = []
+        module.run(task, batch, on_round=turns.append, embedding=embedding)
+        played.append((task, turns))
+    return told(batch, module.net.prompt_types, played)
+
+
+def told(batch: Batch, types: dict[str, Prompt], played: Iterable[tuple[Task, Sequence[Round]]]) -> list[Example]:
+    """Every mask of a small batch, with what tasks have asked about it and were answered."""
     examples = []
     for k, i in enumerate(batch.image_index.tolist()):
         rows, columns = batch.sizes[i].tolist()
@@ -241,12 +262,10 @@ def answered(module: SamModule, batch: Batch) -> list[Example]:
                 batch.phrases[k] if batch.phrases else "",
             )
         )
-    embedding = module.embed(batch)
-    for task in module.validation:
-        turns: list[Round] = []
-        module.run(task, batch, on_round=turns.append, embedding=embedding)
+    for task, turns in played:
         for number, turn in enumerate(turns):
-            _add(examples, batch, module.net.prompt_types, task, turn, number)
+            if turn.prompts.window is None:
+                _add(examples, batch, types, task, turn, number)
     return examples
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-__all__ = ["MeanByName", "mask_iou"]
+__all__ = ["Collected", "MeanByName", "mask_iou"]
 
 
 def mask_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -52,3 +55,44 @@ class MeanByName(Metric):
         """Means by name, 0 where nothing was seen."""
         mean = (self.total / self.count.clamp_min(1)).float()
         return dict(zip(self.names, mean.unbind(), strict=True))
+
+
+class Collected(Metric, ABC):
+    """A metric of everything at once: results are collected as rows, over all ranks, and judged together at the end.
+
+    A subclass turns a result into rows in `rows`, and judges all of them in `judge`. Rows are JSON, so they are saved
+    with what has been evaluated so far.
+    """
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("collected", [], dist_reduce_fx="cat")
+
+    collected: list[Tensor] | Tensor
+
+    @abstractmethod
+    def rows(self, result: Mapping[str, Any]) -> Iterable[Any]:
+        """What is to be kept of a task's result: any values that JSON can hold, one an image for instance."""
+
+    @abstractmethod
+    def judge(self, rows: list[Any]) -> dict[str, float]:
+        """Numbers by name, of the rows of all images; called with none too."""
+
+    def update(self, result: Mapping[str, Any]) -> None:
+        """Take in a result."""
+        text = "".join(json.dumps(row) + "\n" for row in self.rows(result))
+        if text:
+            assert isinstance(self.collected, list)
+            self.collected.append(torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).to(self.device))
+
+    def all_rows(self) -> list[Any]:
+        """The rows of all results so far; where ranks have been brought together, of all of them."""
+        parts = self.collected if isinstance(self.collected, list) else [self.collected]
+        text = b"".join(part.cpu().numpy().tobytes() for part in parts)
+        return [json.loads(line) for line in text.splitlines()]
+
+    def compute(self) -> dict[str, Tensor]:
+        """What `judge` says."""
+        return {name: torch.tensor(float(number)) for name, number in self.judge(self.all_rows()).items()}

@@ -25,7 +25,7 @@ from samlit.rle import Rle
 if TYPE_CHECKING:
     from samlit.contracts import Prompt
 
-__all__ = ["Batch", "Embedding", "Prediction", "PromptSet", "Ragged", "Result", "Sample", "Scene"]
+__all__ = ["Batch", "Embedding", "Prediction", "PromptSet", "Ragged", "Result", "Sample", "Scene", "Window"]
 
 Result = dict[str, Any]
 """What a task's generator returns: one entry a thing that its metric or a person reads."""
@@ -80,6 +80,7 @@ class Batch:
         keys: B names.
         phrases: K phrases, empty where the source has none.
         embedding: Of the B images, where it is known; `image` then need not show them.
+        samples: The B images and masks at their own size, for tasks that judge there (`Task.originals`); else none.
     """
 
     image: Tensor
@@ -90,6 +91,7 @@ class Batch:
     keys: list[str] = field(default_factory=list)
     phrases: list[str] = field(default_factory=list)
     embedding: Embedding | None = None
+    samples: list[Sample] = field(default_factory=list)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors on `device`."""
@@ -173,6 +175,21 @@ class Ragged(NamedTuple):
         return Ragged(self.values[rows], self.valid[rows])
 
 
+class Window(NamedTuple):
+    """A rectangle of one of a batch's images, in pixels of that image, which fills the frame in the image's place.
+
+    Attributes:
+        image: Which of the B images.
+        x0: Its left edge, and so on: [x0, x1) x [y0, y1).
+    """
+
+    image: int
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+
 @dataclass
 class PromptSet:
     """P prompts for the images of a batch: each row asks for one mask, with any mix of prompt types.
@@ -183,12 +200,15 @@ class PromptSet:
         multimask: Whether rows are answered with three masks (True) or one (False). None is SAM's rule: three where
             the row is one single prompt, one where it is more (paper section 3, SAM_SPEC 1.5).
         target: (P,) int64, the mask of the scene that each row asks for; None where row i asks for mask i.
+        window: What the frame shows, of the image that all rows are about; all of each image if not given. It is
+            embedded when it is first asked about, and kept till the next; needs `Batch.samples`.
     """
 
     image_index: Tensor
     given: dict[str, Ragged]
     multimask: bool | None = None
     target: Tensor | None = None
+    window: Window | None = None
 
     def __len__(self) -> int:
         return len(self.image_index)

@@ -14,6 +14,8 @@ __all__ = ["Boxes"]
 class Boxes(Task):
     """The true mask's tight box: the most confident of the masks that answer it, and the best."""
 
+    prompts = ("boxes",)
+
     def rounds(self, scene: Scene) -> Generator[PromptSet, Prediction, Result]:
         """Yield all K boxes; the result is IoU (K,) as "box" and "box_best"."""
         if not len(scene.masks):

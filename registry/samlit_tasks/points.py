@@ -24,6 +24,8 @@ class Points(Task):
         clicks: After how many clicks the IoU is taken, ascending.
     """
 
+    prompts = ("points", "masks")
+
     def __init__(self, clicks: Sequence[int] = (1, 3, 5, 8)) -> None:
         if not clicks or sorted(set(clicks)) != list(clicks) or clicks[0] < 1:
             raise ValueError(f"clicks must be ascending numbers from 1, not {list(clicks)}")
