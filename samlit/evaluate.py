@@ -119,10 +119,9 @@ def main(argv: list[str]) -> int:
             f"{', '.join(net.prompt_types)} only"
         )
     done: list[Evaluation] = []
+    out = None if options.out is None else Path(options.out)
     for text, source, arguments in sets:
-        folder = (
-            None if options.out is None else Path(options.out) / _slug(text) if len(sets) > 1 else Path(options.out)
-        )
+        folder = out / _slug(text) if out is not None and len(sets) > 1 else out
         about = {"task": class_path, "keys": keys, "data": [text, arguments], "limit": options.limit}
         done.append(
             evaluate(net, image_size, task, source, text, options.batch, options.limit, folder, options.pictures, about)
