@@ -1,6 +1,6 @@
 """`python -m samlit` is the `samlit` command."""
 
-from samlit.cli import main
+from samlit.cli import run
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import json
 import logging
@@ -10,8 +11,8 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Any, NamedTuple, NoReturn
 
 from samlit import __version__, ranks
 from samlit.errors import ArgumentParser, SamlitError, UsageError, did_you_mean, one_line
@@ -51,6 +52,24 @@ A first run, which takes minutes without a GPU:
 Any key of a recipe can be given on the command line:
   samlit fit --recipe tiny --model.encoder vit_b --trainer.max_steps 10
 """
+
+
+def run() -> NoReturn:
+    """The `samlit` of a shell: `main`, and the end of the process."""
+    status = 1
+
+    @atexit.register  # before all others, and so called after them
+    def leave() -> None:
+        # While the interpreter takes itself down, threads of the library that connects ranks may meet their end inside
+        # C++, which aborts the process after all went well; and its rank would count as lost.
+        if ranks.connected:
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError):
+                    stream.flush()
+            os._exit(status)
+
+    status = main()
+    raise SystemExit(status)
 
 
 def main(argv: list[str] | None = None) -> int:

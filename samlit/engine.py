@@ -267,5 +267,5 @@ def run(command: str, line: arguments.CommandLine) -> int:
 def _part() -> None:
     """Part from the other ranks, where all have come to their end."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        # Left to the end of the process, gloo's threads may be cut off in the middle: an abort after all went well.
+        ranks.connected = True  # what is left of its threads ends with the process: cli.run
         torch.distributed.destroy_process_group()

@@ -9,7 +9,10 @@ from typing import Any
 
 from samlit.errors import UsageError, one_line
 
-__all__ = ["agreed", "meeting", "place"]
+__all__ = ["agreed", "connected", "meeting", "place"]
+
+connected = False
+"""Whether this process has been connected with other ranks."""
 
 _stores: list[Any] = []  # the first rank's serves the others as long as the process lives
 

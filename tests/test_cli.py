@@ -224,6 +224,27 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_rank_ends_as_it_should_whatever_its_threads_do() -> None:
+    # A thread that is inside C++ when the interpreter takes itself down aborts the process.
+    busy = """
+import threading, torch
+from samlit import cli, ranks
+def work():
+    while True:
+        torch.mm(a, a)
+def main():
+    print("all is well")
+    ranks.connected = True
+    return 3
+a = torch.rand(1000, 1000)
+threading.Thread(target=work, daemon=True).start()
+cli.main = main
+cli.run()
+"""
+    done = subprocess.run([sys.executable, "-c", busy], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "all is well\n", "")
+
+
 def test_help_of_a_plugin_is_its_docstring(shell: Shell) -> None:
     done = shell("-m", "samlit", "fit", "--model.encoder.help", "vit")
     assert done.returncode == 0
@@ -232,7 +253,7 @@ def test_help_of_a_plugin_is_its_docstring(shell: Shell) -> None:
 
 
 TINY = ["fit", "--recipe", "tiny", "--data.source.count", "8", "--data.validation.count", "2"]
-TINY += ["--trainer.enable_progress_bar", "false"]
+TINY += ["--trainer.enable_progress_bar", "false", "--trainer.devices", "1"]
 
 
 def steps(folder: Path) -> int:

@@ -144,7 +144,7 @@ time.sleep(100)
 
 
 def gone(process):
-    for _ in range(100):
+    for _ in range(600):
         try:
             os.kill(process, 0)
         except ProcessLookupError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,45 +109,59 @@ def alone(folder: Path) -> dict[Any, dict[str, Any]]:
     return rows(folder, "whole1", 0)
 
 
-def breaks_and_goes_on(folder: Path, world: int, before: int, after: int) -> list[dict[Any, dict[str, Any]]]:
-    """Kill a run's last rank in mid-epoch, go on with another number of workers: what each rank wrote down in all."""
-    name = f"broken{world}{before}"
-    killed = fit(folder, world, before, name, record={"kill": KILLED, "kill_rank": world - 1})
+def breaks(folder: Path, world: int, workers: int) -> str:
+    """Kill a run's last rank in mid-epoch; its name."""
+    name = f"broken{world}{workers}"
+    killed = fit(folder, world, workers, name, record={"kill": KILLED, "kill_rank": world - 1})
     assert killed.returncode != 0
     if world == 1:
         assert killed.returncode == -signal.SIGKILL
     assert max(step for step in rows(folder, name, world - 1) if step) < KILLED
-    there = {"ckpt_path": "last", "trainer.default_root_dir": str(folder / "runs" / name)}
-    more = fit(folder, world, after, f"{name}-more", **there)
+    return name
+
+
+def goes_on(folder: Path, name: str, world: int, workers: int, end: str = "more") -> list[dict[Any, dict[str, Any]]]:
+    """Go on with a run that was broken off, with any number of ranks: what each of them writes down from there."""
+    # What is gone on with stays as it is, for others who go on with it.
+    shutil.copytree(folder / "runs" / name, folder / "runs" / f"{name}-{end}")
+    there = {"ckpt_path": "last", "trainer.default_root_dir": str(folder / "runs" / f"{name}-{end}")}
+    more = fit(folder, world, workers, f"{name}-{end}", **there)
     assert more.returncode == 0, more.stderr
-    for rank in range(world):
-        assert min(step for step in rows(folder, f"{name}-more", rank) if step) == KILLED // SAVED * SAVED + 1
-    return [rows(folder, name, rank) | rows(folder, f"{name}-more", rank) for rank in range(world)]
+    found = [rows(folder, f"{name}-{end}", rank) for rank in range(world)]
+    assert [min(step for step in rank if step) for rank in found] == [KILLED // SAVED * SAVED + 1] * world
+    return found
 
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_nothing_had_been(folder: Path, alone: dict[Any, dict[str, Any]]) -> None:
     assert list(alone) == [*range(1, STEPS + 1), None]
+
+    def all_of(before: int, after: int) -> dict[Any, dict[str, Any]]:
+        name = breaks(folder, 1, before)
+        return rows(folder, name, 0) | goes_on(folder, name, 1, after)[0]
+
     with ThreadPoolExecutor(2) as pool:
         # Broken off with and without workers, gone on with and without.
-        ways = [pool.submit(breaks_and_goes_on, folder, 1, before, after) for before, after in ((0, 2), (2, 0))]
+        ways = [pool.submit(all_of, before, after) for before, after in ((0, 2), (2, 0))]
         for way in ways:
-            assert way.result() == [alone]
+            assert way.result() == alone
 
 
 @pytest.mark.slow
 def test_killed_ranks_go_on_alike_or_as_another_number_of_them(folder: Path, alone: dict[Any, dict[str, Any]]) -> None:
     whole = fit(folder, 2, 0, "whole2")
     assert whole.returncode == 0, whole.stderr
-    assert breaks_and_goes_on(folder, 2, 2, 0) == [rows(folder, "whole2", rank) for rank in range(2)]
+    name = breaks(folder, 2, 0)
+    more = goes_on(folder, name, 2, 0)
+    for rank in range(2):
+        assert rows(folder, name, rank) | more[rank] == rows(folder, "whole2", rank)
     # The global batches are those of one rank, and one rank alone goes on with them.
     expected = {step: row["keys"] for step, row in alone.items() if step}
     for rank in range(2):
         for step, row in rows(folder, "whole2", rank).items():
             assert step is None or row["keys"] == expected[step][rank::2]
-    assert fit(folder, 2, 0, "two", record={"kill": 5}).returncode != 0
-    there = {"ckpt_path": "last", "trainer.default_root_dir": str(folder / "runs" / "two")}
-    more = fit(folder, 1, 0, "one", **there)
-    assert more.returncode == 0, more.stderr
-    found = {step: row["keys"] for step, row in rows(folder, "one", 0).items() if step}
-    assert found == {step: keys for step, keys in expected.items() if step >= 5}
+    (one,) = goes_on(folder, name, 1, 0, "one")
+    first = KILLED // SAVED * SAVED + 1
+    assert {step: row["keys"] for step, row in one.items() if step} == {
+        step: keys for step, keys in expected.items() if step >= first
+    }

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 Shell = Callable[..., "subprocess.CompletedProcess[str]"]
 FIT = ["-m", "samlit", "fit", "--recipe", "tiny", "--data.source.count", "8", "--data.validation.count", "2"]
 FIT += ["--trainer.max_steps", "2", "--trainer.limit_val_batches", "1", "--trainer.enable_progress_bar", "false"]
-FIT += ["--trainer.logger", "false"]
+FIT += ["--trainer.logger", "false", "--trainer.devices", "1"]
 
 
 def example(title: str) -> str:
