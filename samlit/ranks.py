@@ -23,34 +23,39 @@ def place() -> tuple[int, int]:
     for rank, world in (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "WORLD_SIZE")):
         if rank in known:
             return int(known[rank]), int(known.get(world, "1"))
-    # In a shell on a cluster's machine SLURM's numbers are the shell's, not a run's.
-    if "SLURM_NTASKS" in known and known.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+    if _by_slurm():
         return int(known.get("SLURM_PROCID", "0")), int(known["SLURM_NTASKS"])
     return 0, 1
+
+
+def _by_slurm() -> bool:
+    """Whether SLURM has started this process as one of a run's."""
+    known = os.environ
+    # In a shell on a cluster's machine SLURM's numbers are the shell's, not a run's.
+    own = "SLURM_NTASKS" in known and known.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+    return own and not {"RANK", "LOCAL_RANK"} & known.keys()
 
 
 def agreed(name: str, choose: Callable[[], str | None]) -> str | None:
     """What the first rank chooses, on every rank: a folder's state may change between two looks at it.
 
     Args:
-        name: Of what is chosen; an environment variable SAMLIT_name hands it to processes that this one starts.
+        name: Of what is chosen; an environment variable SAMLIT_name hands it to processes that this one starts. Where
+            somebody else has started all of them, what stands there may be of another run.
         choose: Chooses; called on the first rank.
     """
     variable = f"SAMLIT_{name}"
     rank, world = place()
-    if rank and variable in os.environ:
-        return os.environ[variable] or None
-    chosen = choose() if rank == 0 else None
+    store = meeting(rank) if world > 1 else None
     if rank == 0:
-        os.environ[variable] = chosen or ""
-    if world > 1 and (store := meeting(rank)) is not None:
-        if rank == 0:
-            store.set(name, chosen or "")
-        else:
-            chosen = store.get(name).decode() or None
-    elif rank:
         chosen = choose()
-    return chosen
+        os.environ[variable] = chosen or ""
+        if store is not None:
+            store.set(name, chosen or "")
+        return chosen
+    if store is not None:
+        return store.get(name).decode() or None
+    return os.environ[variable] or None if variable in os.environ else choose()
 
 
 def meeting(rank: int) -> Any:
@@ -68,7 +73,7 @@ def meeting(rank: int) -> Any:
         # torchrun's is still the one of the group that was lost.
         restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         _stores.append(PrefixStore(f"samlit/{restart}", TCPStore(address, port, is_master=False, timeout=patience)))
-    elif "SLURM_PROCID" in os.environ:
+    elif _by_slurm() and "SLURM_PROCID" in os.environ:
         from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
         try:

@@ -71,6 +71,25 @@ def test_a_group_that_torchrun_starts_again_finds_nothing_of_the_one_before(envi
             ranks.meeting(rank).set("address", restart)
 
 
+def test_a_process_that_a_run_has_started_in_a_clusters_shell_asks_no_store_of_slurms(environ):
+    shell = {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "interactive", "SLURM_NODELIST": "127.0.0.1"}
+    for name, value in (shell | {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "SAMLIT_COLOR": "red"}).items():
+        environ.setenv(name, value)
+    assert ranks.meeting(1) is None
+    assert ranks.agreed("COLOR", lambda: "blue") == "red"
+
+
+def test_what_ranks_agree_on_is_not_what_another_run_has_left_in_the_environment(environ):
+    agent = TCPStore("127.0.0.1", 0, is_master=True)
+    own = {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(agent.port)}
+    for name, value in (own | {"WORLD_SIZE": "2", "RANK": "0"}).items():
+        environ.setenv(name, value)
+    assert ranks.agreed("COLOR", lambda: "red") == "red"
+    environ.setenv("RANK", "1")
+    environ.setenv("SAMLIT_COLOR", "")
+    assert ranks.agreed("COLOR", lambda: "blue") == "red"
+
+
 def launcher(*codes):
     """One whose other processes end so."""
     one = launch.Launcher(None, len(codes) + 1, 1)
