@@ -81,6 +81,8 @@ def _regions(found: npt.NDArray[np.float64], truth: Mask) -> float:
 def _similarity(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
     mean_a, mean_b, less = float(a.mean()), float(b.mean()), max(a.size - 1, 1)
     variances = float(((a - mean_a) ** 2).sum() + ((b - mean_b) ** 2).sum()) / less
+    if variances < 1e-20:  # of equal numbers, whose mean was rounded
+        variances = 0.0
     above = 4 * mean_a * mean_b * float(((a - mean_a) * (b - mean_b)).sum()) / less
     below = (mean_a * mean_a + mean_b * mean_b) * variances
     if above:
