@@ -65,8 +65,8 @@ def test_s_measure_by_hand():
     # The mask's centre of mass, column 0.5 and row 1.5, is cut after: after column 0 and row 2.
     found = np.where(HALF, 0.8, 0.2)
     objects = 2 * 0.8 / (0.8**2 + 1)  # of the mask, and of what is not it
-    # The left parts, 3 + 1 pixels, have no contrast in either and count as alike. The right parts, of three columns each
-    # (9 + 3 pixels), have all of it: means .4 and 1/3, and covariance and variances of 6 (or 2) products over 8 (or 2).
+    # The left parts, 3 + 1 pixels, have no contrast and count as alike. The right parts, 9 + 3 pixels of three
+    # columns, have all of it: means .4 and 1/3, and sums of products over 8 (or 2), one less than pixels.
     regions = 3 / 16 + 1 / 16
     for pixels, freedom in ((9, 8), (3, 2)):
         covariance = 0.6 * pixels * 2 / 9 / freedom
@@ -120,7 +120,7 @@ def test_foreground_asks_about_the_middle_and_takes_the_thing_not_its_parts():
     part, everything = truth.copy(), np.ones_like(truth)
     part[:, 24:] = False
     answer, asked = answers([part, truth, everything], [0.95, 0.9, 0.99])
-    result = drive(Foreground(), scene, answer)
+    result = drive(Foreground(soft=False), scene, answer)
     assert [prompts.image_index.tolist() for prompts in asked] == [[0] * 16, [1] * 16]
     for prompts, (high, wide) in zip(asked, ((48, 64), (64, 30)), strict=True):
         x, y, label = prompts.given["points"].values[:, 0].unbind(1)
@@ -132,6 +132,10 @@ def test_foreground_asks_about_the_middle_and_takes_the_thing_not_its_parts():
     assert result["f_curve"][0].max() > 0.9
     first, second = result["maps"]
     assert (first.shape, second.shape) == ((48, 64), (64, 30))
+    assert set(np.unique(first)) == {0, 1}
+    soft = drive(Foreground(), scene, answer)["maps"][0]
+    assert len(np.unique(soft)) > 10
+    assert ((soft > 0.5) == (first > 0)).all()
     shown = Foreground().show(scene, result)
     assert [picture.size for picture in shown] == [(128, 48), (60, 64)]
     metric = Foreground().metric()

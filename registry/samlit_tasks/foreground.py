@@ -22,20 +22,27 @@ class Foreground(Task):
 
     A grid of points covers the middle of the image, and each is answered with three masks. Of those that are neither
     too small nor too large the one is taken with the highest product of predicted IoU and of the root of the share of
-    the grid's points that are in it: a thing, not its parts. The map that is judged is the sigmoid of its logits. The
-    paper has no such task; that choice is ours.
+    the grid's points that are in it: a thing, not its parts. The paper has no such task; that choice is ours.
 
     Args:
         points_per_side: Of the grid.
         span: Share of the image's sides that the grid covers, about its centre.
         least: Share of the image that the mask covers at least,
         most: and at most; if all masks are smaller or larger, the best of them is taken.
+        soft: Whether the map that is judged is the sigmoid of the mask's logits, or the mask alone.
     """
 
     prompts = ("points",)
     originals = True
 
-    def __init__(self, points_per_side: int = 4, span: float = 0.6, least: float = 0.01, most: float = 0.7) -> None:
+    def __init__(
+        self,
+        points_per_side: int = 4,
+        span: float = 0.6,
+        least: float = 0.01,
+        most: float = 0.7,
+        soft: bool = True,
+    ) -> None:
         if points_per_side < 1:
             raise ValueError(f"points_per_side: one at least, not {points_per_side}")
         if not 0 < span <= 1:
@@ -43,6 +50,7 @@ class Foreground(Task):
         if not 0 <= least < most <= 1:
             raise ValueError(f"least and most: shares of the image, ascending, not {least:g} and {most:g}")
         self.points_per_side, self.span, self.least, self.most = points_per_side, span, least, most
+        self.soft = soft
 
     def rounds(self, scene: Scene) -> Generator[PromptSet, Prediction, Result]:
         """Yield each image's grid; the result is "mae" and "s_measure" (B,), "f_curve" (B, 256) and the "maps"."""
@@ -55,8 +63,8 @@ class Foreground(Task):
             given = {"points": Ragged.of(points[:, None])}
             answer = yield PromptSet(index, given, multimask=True, target=target)
             logits = self._chosen(scene, image, points, answer)
-            map_ = tracing.enlarge(logits[None], scene.frame[0], sample.size)[0].sigmoid()
-            maps.append(map_.cpu().numpy())
+            up = tracing.enlarge(logits[None], scene.frame[0], sample.size)[0]
+            maps.append((up.sigmoid() if self.soft else (up > 0).float()).cpu().numpy())
         truths = [_together(sample.masks, sample.size) for sample in scene.batch.samples]
         pairs = list(zip(maps, truths, strict=True))
         return {

@@ -18,7 +18,7 @@ __all__ = ["Superpixels"]
 
 
 class Superpixels(Task):
-    """Superpixels: an image cut into a number of segments by masks of everything, judged by the true segments.
+    """Superpixels: an image cut into a number of segments by masks of everything, and judged.
 
     Each pixel belongs to the smallest mask that it is in, and parts that do not touch are segments of their own. Too
     many segments are joined, the smallest first, too few are cut in halves, the largest first, so that each image has
