@@ -33,6 +33,7 @@ class Truths:
         self.image = scene.image_index.tolist()
         self.boxes = [tuple(box) for s in scene.batch.samples for box in rle.boxes(s.masks).tolist()]
         sizes, original = scene.batch.sizes.tolist(), scene.batch.original.tolist()
+        self._centres: dict[int, Click | None] = {}
         self.scale = [(w / columns, h / rows) for (h, w), (rows, columns) in zip(sizes, original, strict=True)]
 
     def __len__(self) -> int:
@@ -69,6 +70,13 @@ class Truths:
         Returns:
             None where nothing is wrong, or nothing that is not taken.
         """
+        if answer is None and not taken:
+            if k not in self._centres:
+                self._centres[k] = self._click(k, None, ())
+            return self._centres[k]
+        return self._click(k, answer, taken)
+
+    def _click(self, k: int, answer: Rle | None, taken: Sequence[Click]) -> Click | None:
         truth, found, (x0, y0) = self._drawn(k, answer)
         known = [(x - x0, y - y0) for x, y, _ in taken]
         missed, missed_at = clicks.deepest(truth & ~found, known)

@@ -1,5 +1,6 @@
 """Masks judged at their images' own size: clicks by RITM's rule, points, boxes, clicks until good, disturbances."""
 
+import json
 from itertools import combinations
 
 import cv2
@@ -8,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from scipy import ndimage
 from torch.nn import functional as F
 
-from samlit import frames, rle, tracing
+from samlit import cli, frames, rle, tracing
 from samlit.answers import Answers
 from samlit.loop import drive
 from samlit.originals import Truths
@@ -58,7 +60,8 @@ class Noisy:
 
     def __call__(self, prompts):
         rows, num = len(prompts), 1 if prompts.multimask is False else 3
-        truth = F.interpolate(self.view.masks[prompts.target][:, None].float(), scale_factor=0.25)
+        target = torch.arange(rows) if prompts.target is None else prompts.target
+        truth = F.interpolate(self.view.masks[target][:, None].float(), scale_factor=0.25)
         coarse = torch.randn(rows, num, 5, 5, generator=self.generator)
         noise = F.interpolate(coarse, truth.shape[-2:], mode="bilinear")
         logits = 8 * truth - 4 + self.noise * noise
@@ -226,6 +229,29 @@ def test_boxes_are_the_masks_own_and_judged_at_the_images_own_size():
         assert float(result["box_best"][k]) == pytest.approx(max(each))
 
 
+def test_in_the_frame_the_first_click_may_be_anywhere_and_logits_need_not_be_fed_back():
+    view = scene(samples())
+    view.batch.samples = []
+    model = Noisy(view)
+    drive(PointTask((1, 2), first="random", feed=False), view, model)
+    x, y, label = model.asked[0].given["points"].values[:, 0].long().unbind(1)
+    assert view.masks[torch.arange(6), y, x].all()
+    assert (label == 1).all()
+    centres = view.prompts["points"].simulate(view.masks, None, view)
+    assert not torch.equal(model.asked[0].given["points"].values, centres.values)
+    assert list(model.asked[1].given) == ["points"]
+    assert len(model.asked[1]) == 12
+
+
+def test_at_their_own_size_first_clicks_are_random_where_that_is_wanted():
+    view = scene(samples())
+    model = Noisy(view)
+    drive(PointTask((1,), first="random", seed=4), view, model)
+    expected = Truths(view)
+    given_points = expected.given("points", list(range(6)), [[expected.anywhere(k, 4)] for k in range(6)])
+    assert torch.equal(model.asked[0].given["points"].values, given_points.values)
+
+
 def test_many_masks_are_asked_about_in_portions(monkeypatch):
     view = scene(samples(count=5))
     whole = drive(PointTask((1, 2)), view, Noisy(view, 0.0))
@@ -361,6 +387,7 @@ def test_the_changes_of_images_grow_with_their_strength():
 
     assert 0 < off(jpeg(image, 95)) < off(jpeg(image, 30)) < off(jpeg(image, 5))
     assert 0 < off(blur(image, 1)) < off(blur(image, 4)) < off(blur(image, 16))
+    assert off(blur(image, 0)) == 0
     assert jpeg(image, 5).shape == blur(image, 3).shape == image.shape
 
 
@@ -405,3 +432,40 @@ def test_the_plot_of_disturbances(tmp_path):
 def test_robustness_refuses_what_makes_no_sense(keys, says):
     with pytest.raises(ValueError, match=says):
         Robustness(**keys)
+
+
+# From the shell.
+
+
+@pytest.mark.parametrize(
+    ("task", "keys", "names", "file"),
+    [
+        ("points", ["--task.first", "random", "--task.clicks", "[1, 2]"], {"1_click", "2_clicks_best"}, ""),
+        ("clicks", ["--task.most", "3", "--task.targets", "[0.5]"], {"noc_50", "3_clicks"}, "clicks.png"),
+        ("robustness", ["--task.disturb", "{blur: [2], jpeg: [9]}"], {"blur_2", "jpeg_9"}, "robustness.png"),
+        ("robustness", ["--task.prompt", "boxes"], {"jitter_0.4", "blur_8"}, "robustness.png"),
+        ("foreground", ["--task.points_per_side", "2"], {"max_f", "mae", "s_measure"}, "pictures/00000.png"),
+        (
+            "superpixels",
+            ["--task.segments", "9", "--task.options.points_per_side", "3"],
+            {"boundary_recall", "achievable_accuracy"},
+            "pictures/00001.png",
+        ),
+    ],
+)
+def test_a_task_is_evaluated_from_the_shell(task, keys, names, file, tmp_path, checkpoint):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for number, sample in enumerate(samples(sizes=((40, 60), (60, 40)), count=2)):
+        labels = sum(rle.decode(mask).astype(np.uint8) * (n + 1) for n, mask in enumerate(sample.masks))
+        Image.fromarray(sample.image).save(tmp_path / "images" / f"{number}.png")
+        Image.fromarray(labels).save(tmp_path / "masks" / f"{number}.png")
+    words = ["--task", task, *keys, "--weights", str(checkpoint), "--data", f"folder:{tmp_path}"]
+    assert cli.main(["evaluate", *words, "--out", str(tmp_path / "out"), "--batch", "2"]) == 0
+    told = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert names <= told["data"][0]["numbers"].keys()
+    assert (tmp_path / "out" / file).exists()
+    assert cli.main(["evaluate", *words, "--json", str(tmp_path / "one.json"), "--batch", "1"]) == 0
+    one = json.loads((tmp_path / "one.json").read_text())["data"][0]["numbers"]
+    for name in one.keys() - {"seconds_per_click"}:  # what else is in a batch changes nothing
+        assert one[name] == pytest.approx(told["data"][0]["numbers"][name], abs=1e-5)

@@ -25,6 +25,7 @@ class Clicks(Task):
     RITM's rule, at the images' own size: a click falls where the larger error is deepest, on no pixel twice. Where
     nothing wrong is left that has not been clicked on, it falls on the image's first pixel as background, as there.
     The first click is answered with the mask that the model is most confident of, each later one with its single mask.
+    The time of a click is that of everything, the images' embeddings and the person's choice included, as there.
 
     Args:
         targets: IoU to be reached, ascending; "noc_90" is the mean number of clicks to .90.

@@ -44,7 +44,7 @@ def jpeg(image: np.ndarray, quality: float) -> np.ndarray:
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
     """An image, (H, W, 3) uint8, under a Gaussian of that deviation in pixels."""
-    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma))
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma)) if sigma else image
 
 
 IMAGES: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {"jpeg": jpeg, "blur": blur}
