@@ -1,9 +1,7 @@
-"""Masks judged at their images' own size: clicks by RITM's rule, points, boxes, clicks until good, disturbances."""
+"""Masks judged at their images' own size: clicks by RITM's rule, points, boxes; and every such task from the shell."""
 
 import json
-from itertools import combinations
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,66 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
-from torch.nn import functional as F
 
-from samlit import cli, frames, rle, tracing
-from samlit.answers import Answers
+from samlit import cli, rle, tracing
 from samlit.loop import drive
 from samlit.originals import Truths
-from samlit.structures import Change, Prediction, PromptSet, Ragged, Sample, Scene, Window
-from samlit_prompts.boxes import Boxes
-from samlit_prompts.masks import Masks
-from samlit_prompts.points import Points
+from samlit.structures import Prediction, Sample
 from samlit_tasks.boxes import Boxes as BoxTask
-from samlit_tasks.clicks import Clicks, Counted
 from samlit_tasks.points import Points as PointTask
-from samlit_tasks.robustness import Robustness, blur, jpeg
-from tests import fitting
-
-SIDE = 64
-
-
-def samples(seed=0, sizes=((50, 90), (130, 61)), count=3):
-    """Pictures of several sizes, with masks that are ragged at their edges."""
-    chance = np.random.default_rng(seed)
-    made = []
-    for number, (rows, columns) in enumerate(sizes):
-        y, x = np.mgrid[:rows, :columns]
-        masks = []
-        for _ in range(count):
-            cy, cx, r = chance.integers(8, rows - 8), chance.integers(8, columns - 8), chance.integers(5, 20)
-            masks.append(((y - cy) ** 2 + (x - cx) ** 2 <= r * r) ^ (chance.random(y.shape) < 0.02))
-        image = chance.integers(0, 256, (rows, columns, 3), np.uint8)
-        made.append(Sample(f"picture {number}", image, tuple(rle.encode_many(np.stack(masks)))))
-    return made
-
-
-def scene(made, side=SIDE):
-    batch = frames.pack([frames.frame(sample, side) for sample in made])
-    batch.samples = list(made)
-    return Scene(batch, {kind.name: kind(8) for kind in (Points, Boxes, Masks)})
-
-
-class Noisy:
-    """Answers with blobs that have to do with the truth, and remembers what it was asked and what it said."""
-
-    def __init__(self, view, noise=6.0, seed=0):
-        self.view, self.noise, self.asked, self.said = view, noise, [], []
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def __call__(self, prompts):
-        rows, num = len(prompts), 1 if prompts.multimask is False else 3
-        target = torch.arange(rows) if prompts.target is None else prompts.target
-        truth = F.interpolate(self.view.masks[target][:, None].float(), scale_factor=0.25)
-        coarse = torch.randn(rows, num, 5, 5, generator=self.generator)
-        noise = F.interpolate(coarse, truth.shape[-2:], mode="bilinear")
-        logits = 8 * truth - 4 + self.noise * noise
-        iou = torch.rand(rows, num, generator=self.generator)
-        said = Prediction(logits, iou, torch.ones_like(iou, dtype=torch.bool), (SIDE, SIDE))
-        self.asked.append(prompts)
-        self.said.append(said)
-        return said
-
+from tests.clicking import SIDE, Noisy, samples, scene
 
 # RITM's rule.
 
@@ -266,172 +212,6 @@ def test_many_masks_are_asked_about_in_portions(monkeypatch):
 def test_keys_that_make_no_sense_are_refused(keys):
     with pytest.raises(ValueError, match=next(iter(keys))):
         PointTask(**keys)
-
-
-# Clicks until a mask is good.
-
-
-def test_clicks_end_where_a_mask_is_good_and_their_numbers_are_counted():
-    view = scene(samples(count=4))
-    model = Noisy(view, 3.0)
-    task = Clicks((0.5, 0.7), most=6)
-    result = drive(task, view, model)
-    ious = result["ious"]
-    assert len(ious) == 8
-    assert all(max(one[:-1], default=0) < 0.7 for one in ious)
-    assert all(one[-1] >= 0.7 or len(one) == 6 for one in ious)
-    assert {len(one) for one in ious} > {6} or len({len(one) for one in ious}) > 1, "masks of several lengths"
-    assert [len(asked) for asked in model.asked] == [sum(len(one) > n for one in ious) for n in range(len(model.asked))]
-    # Each mask's own answers are fed back to it, though others have left.
-    for before, said, asked in zip(model.asked, model.said, model.asked[1:], strict=False):
-        fed = {int(k): said.pick(said.best())[r] for r, k in enumerate(before.target)}
-        for r, k in enumerate(asked.target.tolist()):
-            assert torch.equal(asked.given["masks"].values[r, 0], fed[k])
-            assert torch.equal(
-                asked.given["points"].values[r, :-1], before.given["points"].values[list(before.target).index(k)]
-            )
-    assert [asked.multimask for asked in model.asked] == [True] + [False] * (len(model.asked) - 1)
-
-
-def test_the_metric_of_clicks_against_counting_by_hand(tmp_path):
-    metric = Counted((0.8, 0.9), 4)
-    metric.update({"ious": [[0.5, 0.85, 0.95], [0.1, 0.2, 0.3, 0.4]], "seconds": 3.5})
-    metric.update({"ious": [[0.9]], "seconds": 0.5})
-    metric.update({"ious": [], "seconds": 9.0})
-    found = {name: float(value) for name, value in metric.compute().items()}
-    assert found["noc_80"] == pytest.approx((2 + 4 + 1) / 3)
-    assert found["noc_90"] == pytest.approx((3 + 4 + 1) / 3)
-    assert found["failures_80"] == found["failures_90"] == 1
-    curve = [found[name] for name in ("1_click", "2_clicks", "3_clicks", "4_clicks")]
-    assert curve == pytest.approx([(0.5 + 0.1 + 0.9) / 3, (0.85 + 0.2 + 0.9) / 3, (0.95 + 0.3 + 0.9) / 3, 2.25 / 3])
-    assert found["seconds_per_click"] == pytest.approx(4.0 / 8)
-    task = Clicks((0.8, 0.9), most=4)
-    task.plot(found, metric, tmp_path)
-    assert (tmp_path / "clicks.png").stat().st_size > 5000
-    nothing = Counted((0.8,), 2).judge([])
-    assert nothing["noc_80"] == nothing["seconds_per_click"] == 0
-
-
-def test_a_target_reached_by_the_last_click_is_a_failure_as_ritm_counts():
-    assert Counted((0.5,), 3).judge([{"ious": [[0.1, 0.2, 0.9]], "seconds": 1}])["failures_50"] == 1
-
-
-@pytest.mark.parametrize(
-    "keys", [{"targets": ()}, {"targets": (0.9, 0.8)}, {"targets": (1.2,)}, {"most": 0}, {"until": 0.5}]
-)
-def test_clicks_refuses_what_makes_no_sense(keys):
-    with pytest.raises(ValueError, match=next(iter(keys))):
-        Clicks(**keys)
-
-
-# Disturbances.
-
-
-def test_disturbed_points_move_with_the_strength_and_stay_on_the_image():
-    view = scene(samples())
-    model = Noisy(view)
-    task = Robustness({"jitter_pixels": [1.0, 2.0, 500.0], "jitter": [0.0]})
-    result = drive(task, view, model)
-    assert list(result) == ["undisturbed", "jitter_pixels_1", "jitter_pixels_2", "jitter_pixels_500", "jitter_0"]
-    still, one, two, far, none = (asked.given["points"].values[:, 0, :2] for asked in model.asked)
-    assert torch.equal(still, none)
-    assert not torch.equal(still, one)
-    near = ((two - still).abs() > 1e-4).all(1)  # those that no edge has stopped
-    torch.testing.assert_close((two - still)[near], 2 * (one - still)[near], atol=1e-3, rtol=1e-3)
-    sizes = view.batch.sizes[view.image_index].flip(1)
-    assert (far >= 0).all()
-    assert (far < sizes).all()
-    assert {asked.change for asked in model.asked} == {None}
-
-
-def test_points_on_the_wrong_side_are_as_many_as_asked_for():
-    made = samples(count=40, sizes=((90, 120),))
-    view = scene(made)
-    model = Noisy(view)
-    drive(Robustness({"wrong": [0.3, 1.0]}), view, model)
-    share = []
-    masks = [rle.decode(mask) for mask in made[0].masks]
-    for asked in model.asked[1:]:
-        values = asked.given["points"].values
-        assert values.shape[1:] == (5, 3)
-        assert (values[..., 2] == 1).all()
-        x = (values[..., 0] * 120 / SIDE).round().long()
-        y = (values[..., 1] * 120 / SIDE).round().long()
-        share.append(np.mean([~masks[k][y[k], x[k]] for k in range(40)]))
-    assert share[0] == 0
-    assert 0.2 < share[1] < 0.4
-    assert share[2] == 1
-
-
-def test_changed_images_are_embedded_once_each_and_answered_otherwise():
-    view = scene(samples(), 32)
-    net = fitting.module().net.eval()
-    view = Scene(view.batch, net.prompt_types)
-    embedded = []
-    embed = net.embed
-    net.embed = lambda image, sizes: embedded.append(image) or embed(image, sizes)
-    with torch.no_grad():
-        drive(Robustness({"jpeg": [5, 90], "blur": [4]}), view, Answers(net, view.batch))
-    assert len(embedded) == 4
-    assert not any(torch.equal(a, b) for a, b in combinations(embedded, 2))
-    for image, sizes in zip(embedded[3], view.batch.sizes.tolist(), strict=True):  # padding stays padding
-        assert not image[:, sizes[0] :].any()
-        assert not image[:, :, sizes[1] :].any()
-
-
-def test_the_changes_of_images_grow_with_their_strength():
-    image = cv2.GaussianBlur(samples()[0].image, (0, 0), 2)
-
-    def off(changed):
-        return np.abs(changed.astype(int) - image).mean()
-
-    assert 0 < off(jpeg(image, 95)) < off(jpeg(image, 30)) < off(jpeg(image, 5))
-    assert 0 < off(blur(image, 1)) < off(blur(image, 4)) < off(blur(image, 16))
-    assert off(blur(image, 0)) == 0
-    assert jpeg(image, 5).shape == blur(image, 3).shape == image.shape
-
-
-def test_a_window_of_a_changed_image_is_the_changed_images_window():
-    made = samples()
-    view = scene(made, 32)
-    net = fitting.module().net.eval()
-    answers, ask = Answers(net, view.batch), {"points": Ragged.of(torch.tensor([[[5.0, 6.0, 1.0]]]))}
-    change = Change("dark", lambda image: image // 2)
-    window = Window(1, 3, 10, 40, 70)
-    with torch.no_grad():
-        found = answers(PromptSet(torch.tensor([1]), ask, window=window, change=change))
-        dark = Sample("dark", made[1].image[10:70, 3:40] // 2, ())
-        shown = frames.pack([frames.frame(dark, 32)])
-        expected = Answers(net, shown)(PromptSet(torch.tensor([0]), ask))
-        other = answers(PromptSet(torch.tensor([1]), ask, window=window))
-    torch.testing.assert_close(found.logits, expected.logits)
-    assert not torch.equal(found.logits, other.logits)
-    view.batch.samples = []
-    with pytest.raises(ValueError, match=r"Task\.originals"):
-        Answers(net, view.batch)(PromptSet(torch.tensor([0]), ask, change=change))
-
-
-def test_the_plot_of_disturbances(tmp_path):
-    task = Robustness({"wrong": [0.5], "jpeg": [50, 5]})
-    metric = task.metric()
-    assert list(metric.names) == ["undisturbed", "wrong_0", "wrong_0.5", "jpeg_50", "jpeg_5"]
-    task.plot(dict.fromkeys(metric.names, 0.5), metric, tmp_path)
-    assert (tmp_path / "robustness.png").stat().st_size > 5000
-
-
-@pytest.mark.parametrize(
-    ("keys", "says"),
-    [
-        ({"disturb": {"fog": [1.0]}}, "'fog' is no disturbance"),
-        ({"disturb": {"blur": []}}, "blur needs strengths"),
-        ({"disturb": {"jpeg": [0]}}, "quality from 1 to 100"),
-        ({"disturb": {"wrong": [0.5]}, "prompt": "boxes"}, "of points"),
-        ({"prompt": "text"}, "points or boxes"),
-    ],
-)
-def test_robustness_refuses_what_makes_no_sense(keys, says):
-    with pytest.raises(ValueError, match=says):
-        Robustness(**keys)
 
 
 # From the shell.
