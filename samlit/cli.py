@@ -36,7 +36,9 @@ class Command(NamedTuple):
 COMMANDS = {
     "fit": Command("samlit.cli:run_recipe", "train a recipe, or fine-tune with it"),
     "validate": Command("samlit.cli:run_recipe", "run a recipe's validation tasks"),
-    "list": Command("samlit.cli:list_registered", "what is there: plug-ins, recipes and published weights"),
+    "list": Command(
+        "samlit.cli:list_registered", "what is there: plug-ins, recipes, published weights, the paper's data sets"
+    ),
     "plan": Command("samlit.plan.command:main", "what a recipe needs and takes: memory, FLOPs, hours, before it runs"),
     "shards": Command("samlit.shards.command:main", "make, check, index and fetch shards in SA-1B's layout"),
     "evaluate": Command("samlit.evaluate:main", "a task with its published metric, on any data"),
@@ -177,12 +179,15 @@ def _usage() -> str:
 
 def list_registered(argv: list[str]) -> int:
     """`samlit list [KIND] [--json]`: names, what they are, and the package that each came from."""
-    from samlit import catalogue, plugins, recipe
+    from samlit import catalogue, plugins, recipe, suite
 
-    parser = ArgumentParser(prog="samlit list", description="What is there: plug-ins, recipes and published weights.")
-    kinds = [*plugins.KINDS, "recipes", "weights"]
+    what = (
+        "What is there: plug-ins, recipes, published weights, and the data sets that the paper judges single points on."
+    )
+    parser = ArgumentParser(prog="samlit list", description=what)
+    kinds = [*plugins.KINDS, "recipes", "weights", "sets"]
     parser.add_argument("kind", nargs="?", metavar="KIND", help=f"one of {', '.join(kinds)}; all by default")
-    told = "a list of objects: kind, name, summary, package; of weights also url, licence, size, checksum"
+    told = "a list of objects: kind, name, summary, package; of weights and data sets all that is known of them"
     parser.add_argument("--json", action="store_true", help=told)
     options = parser.parse_args(argv)
     if options.kind and options.kind not in kinds:
@@ -199,6 +204,11 @@ def list_registered(argv: list[str]) -> int:
             for name, published in catalogue.PUBLISHED.items():
                 row = {"kind": kind, "name": name, "summary": published.summary, "package": "samlit"}
                 rows.append(row | vars(published) | {"facts": published.facts})
+            continue
+        if kind == "sets":
+            for name, listed in suite.SUITE.items():
+                row = {"kind": kind, "name": name, "summary": listed.summary, "package": "samlit"}
+                rows.append(row | vars(listed) | {"facts": listed.facts})
             continue
         for plugin in plugins.catalogue(kind):
             row = {"kind": kind, "name": plugin.name, "summary": plugin.summary(), "package": plugin.package}

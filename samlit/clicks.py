@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["centre", "uniform"]
+__all__ = ["centre", "deepest", "uniform"]
 
 
 def uniform(region: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -53,8 +55,8 @@ def centre(truth: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     label = np.zeros(len(truth), np.int64)
     found = np.zeros(len(truth), bool)
     for i, (t, p) in enumerate(zip(truth.cpu().numpy(), predicted.cpu().numpy(), strict=True)):
-        missed, missed_at = _deepest(t & ~p)
-        extra, extra_at = _deepest(p & ~t)
+        missed, missed_at = deepest(t & ~p)
+        extra, extra_at = deepest(p & ~t)
         label[i] = missed > extra
         xy[i] = missed_at if missed > extra else extra_at
         found[i] = max(missed, extra) > 0
@@ -62,8 +64,16 @@ def centre(truth: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return next(out), next(out), next(out)
 
 
-def _deepest(region: np.ndarray) -> tuple[int, tuple[int, int]]:
-    """Squared distance to the edge of the pixel deepest inside, and its (x, y); only the region's box is looked at."""
+def deepest(region: np.ndarray, taken: Iterable[tuple[int, int]] = ()) -> tuple[int, tuple[int, int]]:
+    """The pixel deepest inside a region, the first of equals in reading order; only the region's box is looked at.
+
+    Args:
+        region: (H, W) bool; its border is an edge.
+        taken: Pixels (x, y) that are not to be found, as RITM's "not clicked" map; they make nothing else shallower.
+
+    Returns:
+        The square of its distance to the region's edge, 0 where there is none, and its (x, y).
+    """
     rows = np.flatnonzero(region.any(1))
     if not len(rows):
         return 0, (0, 0)
@@ -76,5 +86,9 @@ def _deepest(region: np.ndarray) -> tuple[int, tuple[int, int]]:
     # Squares of distances are whole numbers. The roots that OpenCV gives differ in their last bit with the place in
     # memory, and so would the pixel that is deepest among equals.
     squared = np.rint(distance * distance).astype(np.int64)
+    for x, y in taken:
+        if x0 <= x < x1 and y0 <= y < y1:
+            squared[y - y0, x - x0] = 0
     y, x = divmod(int(squared.argmax()), int(x1 - x0))
-    return int(squared[y, x]), (int(x0) + x, int(y0) + y)
+    depth = int(squared[y, x])
+    return (depth, (int(x0) + x, int(y0) + y)) if depth else (0, (0, 0))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from samlit import __version__, atomic, complaints, plugins, recipe, specs
+from samlit import __version__, atomic, complaints, plugins, recipe, specs, suite
 from samlit.errors import ArgumentParser, UsageError, did_you_mean, one_line
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ the same command goes on where it was stopped.
 
 examples:
   samlit evaluate --task points --weights mobile_sam --data coco:val.json
+  samlit evaluate --task points --weights sam_vit_h --sets data/suite --out suite
   samlit evaluate --task points --task.clicks "[1, 2, 3]" --weights sam_vit_b --data coco:a.json folder:b --out points
 """
 EVERY = 60.0
@@ -75,6 +76,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--weights", metavar="NAME|FILE", help=published)
     sources = "one data set or several, as in coco:val.json (`samlit list sources`)"
     parser.add_argument("--data", nargs="+", metavar="SOURCE:PATH", help=sources)
+    sets = "the paper's data sets (`samlit list sets`) that are in folders of their names there"
+    parser.add_argument("--sets", metavar="DIR", help=sets)
     setting = "what else a source takes, as in --set crowd=true"
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=setting)
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images of each data set")
@@ -100,13 +103,20 @@ def main(argv: list[str]) -> int:
         if word.startswith("--") and not word.startswith("--task."):
             option = word.partition("=")[0]
             raise UsageError(f"there is no option {option!r}{did_you_mean(option, known)}")
-    for name in ("weights", "data"):
-        if not getattr(options, name):
-            raise UsageError(f"evaluate needs --{name} (see `samlit evaluate --help`)")
+    if not options.weights:
+        raise UsageError("evaluate needs --weights (see `samlit evaluate --help`)")
+    if not options.data and not options.sets:
+        raise UsageError("evaluate needs --data, or --sets (see `samlit evaluate --help`)")
     for name in ("limit", "batch"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise UsageError(f"--{name} {getattr(options, name)}: one at least")
-    sets = [(spec.text, *specs.build([spec])) for spec in specs.read(options.data, options.set)]
+    if options.set and not options.data:
+        raise UsageError("--set is for the sources of --data, and there are none")
+    typed = specs.read(options.data, options.set) if options.data else []
+    chosen = [(spec.text, spec) for spec in typed]
+    listed = suite.on_disk(Path(options.sets)) if options.sets else []
+    chosen += [(found.name, specs.read([found.spec], found.settings)[0]) for found in listed]
+    judged = [(name, *specs.build([spec])) for name, spec in chosen]
     task, keys = _task(class_path, options.task, rest)
 
     from samlit import checkpoints
@@ -120,13 +130,13 @@ def main(argv: list[str]) -> int:
         )
     done: list[Evaluation] = []
     out = None if options.out is None else Path(options.out)
-    for text, source, arguments in sets:
-        folder = out / _slug(text) if out is not None and len(sets) > 1 else out
+    for text, source, arguments in judged:
+        folder = out / _slug(text) if out is not None and len(judged) > 1 else out
         about = {"task": class_path, "keys": keys, "data": [text, arguments], "limit": options.limit}
         done.append(
             evaluate(net, image_size, task, source, text, options.batch, options.limit, folder, options.pictures, about)
         )
-        if len(sets) > 1:
+        if len(judged) > 1:
             print(f"{text}: " + ", ".join(f"{name} {value:.3f}" for name, value in done[-1].numbers.items()))
     told = {
         "samlit": __version__,
@@ -137,6 +147,8 @@ def main(argv: list[str]) -> int:
         "mean": mean(done),
     }
     show(done)
+    if options.sets:
+        _tell_suite(done[len(typed) :], options.limit)
     for file in [options.json and Path(options.json), out and out / "results.json"]:
         if file:
             atomic.write(file, json.dumps(told, indent=2) + "\n")
@@ -216,6 +228,16 @@ def evaluate(
         folder.mkdir(parents=True, exist_ok=True)
         task.plot(found, metric, folder)
     return Evaluation(name, count, kept.masks, round(time.monotonic() - began, 1), found)
+
+
+def _tell_suite(done: Sequence[Evaluation], limit: int | None) -> None:
+    """Say which of the paper's data sets these are not, in number or in size."""
+    for one in done:
+        if limit is None and (told := suite.differences(one.data, one.images, one.masks)):
+            print(f"{one.data}: {told}")
+    missing = [name for name in suite.SUITE if name not in {one.data for one in done}]
+    if missing:
+        print(f"{len(done)} of the paper's {len(suite.SUITE)} data sets; not there: {', '.join(missing)}")
 
 
 def mean(done: Sequence[Evaluation]) -> dict[str, float]:

@@ -7,7 +7,7 @@ resized so that its long side fits and padded at the right and the bottom.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,7 +25,7 @@ from samlit.rle import Rle
 if TYPE_CHECKING:
     from samlit.contracts import Prompt
 
-__all__ = ["Batch", "Embedding", "Prediction", "PromptSet", "Ragged", "Result", "Sample", "Scene", "Window"]
+__all__ = ["Batch", "Change", "Embedding", "Prediction", "PromptSet", "Ragged", "Result", "Sample", "Scene", "Window"]
 
 Result = dict[str, Any]
 """What a task's generator returns: one entry a thing that its metric or a person reads."""
@@ -190,6 +190,19 @@ class Window(NamedTuple):
     y1: int
 
 
+@dataclass(frozen=True)
+class Change:
+    """What is done to images before they are embedded, to ask how answers change with it.
+
+    Attributes:
+        name: By which changes are told apart.
+        apply: An image of its own size, (rows, columns, 3) uint8, to another one of the same size.
+    """
+
+    name: str
+    apply: Callable[[np.ndarray], np.ndarray] = field(compare=False)
+
+
 @dataclass
 class PromptSet:
     """P prompts for the images of a batch: each row asks for one mask, with any mix of prompt types.
@@ -202,6 +215,7 @@ class PromptSet:
         target: (P,) int64, the mask of the scene that each row asks for; None where row i asks for mask i.
         window: What the frame shows, of the image that all rows are about; all of each image if not given. It is
             embedded when it is first asked about, and kept till the next; needs `Batch.samples`.
+        change: What is done to the images first; none if not given. They are embedded anew, as with a window.
     """
 
     image_index: Tensor
@@ -209,6 +223,7 @@ class PromptSet:
     multimask: bool | None = None
     target: Tensor | None = None
     window: Window | None = None
+    change: Change | None = None
 
     def __len__(self) -> int:
         return len(self.image_index)

@@ -78,7 +78,7 @@ def test_every_command_leads_somewhere(command: str) -> None:
 def test_list_tells_everything_that_is_registered(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    kinds = [*plugins.KINDS, "recipes", "weights"]
+    kinds = [*plugins.KINDS, "recipes", "weights", "sets"]
     assert [row["kind"] for row in rows] == sorted((row["kind"] for row in rows), key=kinds.index)
     columns = ["kind", "name", "summary", "package"]
     assert all(list(row)[:4] == columns and all(row[column] for column in columns) for row in rows)

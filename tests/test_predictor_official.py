@@ -9,9 +9,12 @@ import torch
 from segment_anything import SamPredictor
 
 from samlit import clicks, rle
+from samlit.evaluate import evaluate
 from samlit.metrics import mask_iou
 from samlit.predictor import Predictor
 from samlit_sources.coco import Coco
+from samlit_tasks.boxes import Boxes as BoxTask
+from samlit_tasks.points import Points as PointTask
 from tests import official
 
 SHARED = Path(os.environ.get("SAMLIT_SHARED") or Path(__file__).resolve().parents[2] / "shared" / "data")
@@ -152,6 +155,41 @@ def test_mobile_sam_answers_as_released(mobile, name, box, point):
         theirs, ours = found[kind]
         assert abs(theirs - ours) < 0.005
         assert ours > floor
+
+
+def clicked(released, truth):
+    """IoU of the released predictor's answers to a box and to three clicks, each where the last answer is wrong."""
+    x0, y0, x1, y1 = rle.box(rle.encode(truth))
+    masks, iou, _ = released.predict(box=np.array([x0, y0, x1 - 1, y1 - 1]))
+    each = [(mask & truth).sum() / (mask | truth).sum() for mask in masks]
+    found = {"box": each[iou.argmax()], "box_best": max(each)}
+    predicted, points, logits = np.zeros_like(truth), [], None
+    for count, name in enumerate(("1_click", "2_clicks", "3_clicks")):
+        xy, label, wrong = clicks.centre(torch.from_numpy(truth)[None], torch.from_numpy(predicted)[None])
+        if wrong[0]:
+            points.append((*xy[0].tolist(), int(label)))
+        given = np.array(points)
+        masks, iou, low = released.predict(given[:, :2], given[:, 2], mask_input=logits, multimask_output=not count)
+        each = [(mask & truth).sum() / (mask | truth).sum() for mask in masks]
+        if not count:
+            found["1_click_best"] = max(each)
+        predicted, logits, found[name] = masks[iou.argmax()], low[iou.argmax()][None], each[iou.argmax()]
+    return found
+
+
+@needs_mobile_sam
+def test_points_and_boxes_are_judged_as_with_the_released_predictor(mobile):
+    released, own = mobile
+    source = photographs("food/train")
+    released.set_image(source[0].pixels())
+    rows = [clicked(released, np.ascontiguousarray(rle.decode(mask))) for mask in source[0].masks]
+    expected = {name: np.mean([row[name] for row in rows]) for name in rows[0]}
+    found = {}
+    for task in (PointTask((1, 2, 3)), BoxTask()):
+        judged = evaluate(own.net, 1024, task, source, limit=1)
+        assert judged.masks == len(rows) > 5
+        found |= judged.numbers
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.slow

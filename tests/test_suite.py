@@ -1,0 +1,99 @@
+"""The paper's 23 data sets: the catalogue, which are found on disk, and `samlit evaluate --sets`."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from samlit import cli, suite
+from samlit.errors import UsageError
+
+
+def test_the_catalogue_has_the_papers_numbers():
+    assert len(suite.SUITE) == 23
+    assert sum(listed.images for listed in suite.SUITE.values()) == 40_188
+    assert sum(listed.masks for listed in suite.SUITE.values()) == 172_653
+    for name, listed in suite.SUITE.items():
+        assert name == name.lower()
+        assert listed.address.startswith(("http://", "https://"))
+        assert len(listed.summary) <= 100
+        assert f"{listed.masks:,} masks" in listed.facts
+
+
+def test_list_sets_tells_them(capsys):
+    assert cli.main(["list", "sets", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == list(suite.SUITE)
+    assert rows[1]["licence"] == "CC0"
+    assert cli.main(["list", "sets"]) == 0
+    assert "licence: see there" in capsys.readouterr().out
+
+
+def discs(folder, count=2):
+    """A folder of images and label maps."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    y, x = np.mgrid[:40, :60]
+    for number in range(count):
+        labels = np.zeros((40, 60), np.uint8)
+        labels[(x - 15) ** 2 + (y - 20) ** 2 < 80] = 1
+        labels[10:25, 35 + number : 50] = 2
+        Image.fromarray(np.repeat((labels * 90)[..., None], 3, 2)).save(folder / "images" / f"{number}.png")
+        Image.fromarray(labels).save(folder / "masks" / f"{number}.png")
+
+
+def test_data_sets_are_found_as_published_or_in_a_layout_of_ours(tmp_path):
+    discs(tmp_path / "doors")
+    (tmp_path / "lvis").mkdir()
+    (tmp_path / "lvis" / "lvis_v0.5_val.json").write_text("{}")
+    (tmp_path / "lvis" / "annotations.json").write_text("{}")
+    (tmp_path / "pidray" / "annotations").mkdir(parents=True)
+    (tmp_path / "pidray" / "annotations" / "xray_test_hard.json").write_text("{}")
+    (tmp_path / "bbbc038v1").mkdir()
+    (tmp_path / "bbbc038v1" / "annotations.json").write_text("{}")
+    (tmp_path / "ovis").mkdir()
+    (tmp_path / "ovis" / "sa_000000.tar").write_bytes(b"")
+    (tmp_path / "gtea").mkdir()
+    (tmp_path / "else").mkdir()
+    found = {one.name: one for one in suite.on_disk(tmp_path)}
+    assert {name: one.spec for name, one in found.items()} == {
+        "bbbc038v1": f"coco:{tmp_path}/bbbc038v1/annotations.json",
+        "doors": f"folder:{tmp_path}/doors",
+        "lvis": f"coco:{tmp_path}/lvis/lvis_v0.5_val.json",
+        "ovis": f"sa1b:{tmp_path}/ovis",
+        "pidray": f"coco:{tmp_path}/pidray/annotations/xray_test_hard.json",
+    }
+    assert found["pidray"].settings == (f"images={tmp_path}/pidray/hard",)
+
+
+def test_what_is_not_there_is_one_clear_line(tmp_path):
+    with pytest.raises(UsageError, match="there is no such folder"):
+        suite.on_disk(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=r"none of the paper's data sets is there.*bbbc038v1/annotations\.json"):
+        suite.on_disk(tmp_path)
+    with pytest.raises(UsageError, match="--set is for the sources of --data"):
+        cli._run(["evaluate", "--task", "boxes", "--weights", "w", "--sets", str(tmp_path), "--set", "empty=true"])
+
+
+def test_sizes_that_differ_from_the_papers_are_told():
+    assert suite.differences("gtea", 652, 1_208) == ""
+    assert suite.differences("gtea", 2, 4) == "2 images and 4 masks, the paper's part has 652 and 1,208"
+
+
+def test_the_sets_on_disk_are_evaluated_and_averaged(tmp_path, checkpoint, capsys):
+    discs(tmp_path / "sets" / "doors")
+    discs(tmp_path / "sets" / "streets", 1)
+    words = ["--task", "boxes", "--weights", str(checkpoint), "--sets", str(tmp_path / "sets")]
+    assert cli.main(["evaluate", *words, "--json", str(tmp_path / "found.json")]) == 0
+    out = capsys.readouterr().out
+    assert "doors: 2 images and 4 masks, the paper's part has 10,000 and 10,000" in out
+    assert "2 of the paper's 23 data sets; not there: ade20k, " in out
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [one["data"] for one in found["data"]] == ["doors", "streets"]
+    boxes = [one["numbers"]["box"] for one in found["data"]]
+    assert found["mean"]["box"] == pytest.approx(sum(boxes) / 2)
+    # The same through a source of one's own naming, beside them.
+    words += ["--data", f"folder:{tmp_path / 'sets' / 'doors'}", "--limit", "1"]
+    assert cli.main(["evaluate", *words]) == 0
+    assert "the paper's part has" not in capsys.readouterr().out
