@@ -326,11 +326,11 @@ def _task(class_path: str, name: str, words: Sequence[str]) -> tuple[Task, dict[
 
     class Own(Parser):
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            raise UsageError(f"--task {name}: {complaints.reword(message, [])}") from ex
+            keys = [word[2:] for action in self._actions for word in action.option_strings if word.startswith("--")]
+            raise UsageError(f"--task {name}: {complaints.reword(message, keys)}") from ex
 
-    parser = Own(
-        exit_on_error=True, prog="samlit evaluate", usage=argparse.SUPPRESS, description=f"keys of the task {name}:"
-    )
+    told = f"keys of the task {name}:"
+    parser = Own(prog="samlit evaluate", usage=argparse.SUPPRESS, description=told, allow_abbrev=False)
     parser.add_class_arguments(target, "task", fail_untyped=False)
     try:
         typed = parser.parse_args(list(words))
