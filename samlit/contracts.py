@@ -184,7 +184,13 @@ class Decoder(nn.Module, ABC):
     """Image embedding and prompts to masks and their predicted IoU; built as `Type(channels)`.
 
     What depends on the embedding alone a decoder may put into `embedding.kept`, ready for the next prompts.
+
+    Attributes:
+        quality_first: Whether `forward` takes `min_iou` too: only rows of which a mask's predicted IoU exceeds it have
+            to be drawn. Masks of the others are empty.
     """
+
+    quality_first: bool = False
 
     @abstractmethod
     def forward(

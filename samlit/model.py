@@ -71,8 +71,9 @@ class Sam(nn.Module):
         """Answer P prompts about embedded images; `size` is the frame's rows and columns."""
         grid = (embedding.image.shape[-2], embedding.image.shape[-1])
         sparse, dense = self._encode(prompts, Frame(size, grid, self.position))
+        some = {} if prompts.min_iou is None or not self.decoder.quality_first else {"min_iou": prompts.min_iou}
         logits, iou = self.decoder(
-            embedding, self.position.grid(grid), prompts.image_index, sparse, dense, prompts.multimask
+            embedding, self.position.grid(grid), prompts.image_index, sparse, dense, prompts.multimask, **some
         )
         if prompts.multimask is None:
             ambiguous = self._count(prompts) <= 1

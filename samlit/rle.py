@@ -25,7 +25,10 @@ __all__ = [
     "encode",
     "encode_labels",
     "encode_many",
+    "from_ends",
     "from_uncompressed",
+    "intersections",
+    "moved",
     "runs",
     "sketch",
 ]
@@ -140,6 +143,69 @@ def from_uncompressed(size: Sequence[int], counts: Sequence[int]) -> Rle:
     if not len(ends) or ends[-1] != height * width:
         raise ValueError(f"RLE runs sum to {int(ends[-1]) if len(ends) else 0}, not to {height}x{width}")
     return _strings(np.zeros(len(ends), np.int64), ends, 1, (height, width))[0]
+
+
+def from_ends(ends: Sequence[Int64], size: tuple[int, int]) -> list[Rle]:
+    """The strings of masks of one size that are given by where their runs end, as of `runs`; all at once.
+
+    Args:
+        ends: Of each mask, ascending, the last one being the number of pixels.
+        size: Rows and columns.
+    """
+    if not ends:
+        return []
+    row = np.repeat(np.arange(len(ends)), [len(one) for one in ends])
+    return _strings(row, np.concatenate(ends), len(ends), checked_size(size))
+
+
+def moved(ends: Int64, size: tuple[int, int], at: tuple[int, int], into: tuple[int, int]) -> Int64:
+    """The runs of a mask that is a window of a larger one, in that one: where they end, as of `runs`.
+
+    Args:
+        ends: Of the window's mask.
+        size: Rows and columns of the window.
+        at: Row and column at which it begins.
+        into: Rows and columns of the larger mask, which holds all of the window.
+    """
+    height, pixels = size[0], into[0] * into[1]
+    start, stop = ends[: len(ends) // 2 * 2 : 2], ends[1::2]
+    # A run that goes on in the next column of the window is another run in the larger mask, in each column.
+    pieces = (stop - 1) // height - start // height + 1
+    number = np.arange(int(pieces.sum())) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    column = np.repeat(start // height, pieces) + number
+    start = np.maximum(np.repeat(start, pieces), column * height)
+    stop = np.minimum(np.repeat(stop, pieces), (column + 1) * height)
+    offset = (column + at[1]) * into[0] + at[0] - column * height
+    found = np.stack([start + offset, stop + offset], 1).ravel()
+    if len(found):  # where the window is as high as the larger mask they are one again
+        same = np.flatnonzero(found[1:-1:2] == found[2::2])
+        found = np.delete(found, np.concatenate([2 * same + 1, 2 * same + 2]))
+    return found if len(found) and found[-1] == pixels else np.append(found, pixels)
+
+
+def intersections(some: Sequence[Rle], others: Sequence[Rle]) -> Int64:
+    """Pixels that masks share, of each with each: (A,) and (B,) to (A, B); all of one size.
+
+    Raises:
+        ValueError: A string is not sound, or they are of several sizes.
+    """
+    found = np.zeros((len(some), len(others)), np.int64)
+    if not found.size:
+        return found
+    _one_size([*some, *others])
+    ends = [runs(mask) for mask in some]
+    num = [len(one) // 2 for one in ends]
+    start = np.concatenate([one[: 2 * n : 2] for one, n in zip(ends, num, strict=True)])
+    stop = np.concatenate([one[1::2] for one in ends])
+    owner = np.repeat(np.arange(len(some)), num)
+    for k, other in enumerate(others):
+        at = np.concatenate([[0], runs(other)])
+        length = np.diff(at)
+        length[::2] = 0
+        before = np.concatenate([[0], np.cumsum(length)])  # pixels of the other mask before each of its runs' ends
+        shared = np.interp(stop, at, before) - np.interp(start, at, before)
+        found[:, k] = np.rint(np.bincount(owner, shared, len(some)))
+    return found
 
 
 def runs(rle: Rle) -> Int64:

@@ -216,6 +216,7 @@ class PromptSet:
         window: What the frame shows, of the image that all rows are about; all of each image if not given. It is
             embedded when it is first asked about, and kept till the next; needs `Batch.samples`.
         change: What is done to the images first; none if not given. They are embedded anew, as with a window.
+        min_iou: Masks of rows of which none has a higher predicted IoU are not looked at, and need not be drawn.
     """
 
     image_index: Tensor
@@ -224,6 +225,7 @@ class PromptSet:
     target: Tensor | None = None
     window: Window | None = None
     change: Change | None = None
+    min_iou: float | None = None
 
     def __len__(self) -> int:
         return len(self.image_index)

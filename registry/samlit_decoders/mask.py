@@ -18,6 +18,10 @@ from samlit_decoders._two_way import Projected, TwoWay, parts
 __all__ = ["Mask"]
 
 
+NOTHING = -100.0
+"""The logit of masks that were not drawn."""
+
+
 class Mask(Decoder):
     """SAM's mask decoder: two-way attention, three masks or one, predicted IoU.
 
@@ -31,6 +35,8 @@ class Mask(Decoder):
         high_res: Whether the encoder's finer maps are added while masks are drawn, as in SAM 2: sharper edges. The
             encoder must have them.
     """
+
+    quality_first = True
 
     def __init__(
         self,
@@ -71,6 +77,7 @@ class Mask(Decoder):
         sparse: Sparse,
         dense: Tensor | None,
         multimask: bool | None,
+        min_iou: float | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Answer P prompts; shapes as in the contract."""
         rows, (b, c, h, w) = len(image_index), embedding.image.shape
@@ -85,9 +92,16 @@ class Mask(Decoder):
             added = dense if dense is None or len(dense) == 1 else dense[some]
             given, unseen = _packed(tokens[some], valid[some])
             answer, cells = self._transform(embedding, position, about, given, unseen, added, wanted)
-            logits = self._draw(embedding, about, answer, cells, which)
-            iou: Tensor = self.iou_prediction_head(answer[:, 0])
-            found.append((logits, iou[:, which]))
+            iou: Tensor = self.iou_prediction_head(answer[:, 0])[:, which]
+            if min_iou is None:
+                logits = self._draw(embedding, about, answer, cells, which)
+            else:
+                good = (iou > min_iou).any(1).nonzero()[:, 0]
+                logits = iou.new_full((*iou.shape, 4 * h, 4 * w), NOTHING)
+                if len(good):
+                    whose = about if isinstance(about, slice) else about[good]
+                    logits[good] = self._draw(embedding, whose, answer[good], cells[good], which).to(iou.dtype)
+            found.append((logits, iou))
         if len(found) == 1:
             return found[0]
         return torch.cat([logits for logits, _ in found]), torch.cat([iou for _, iou in found])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from torchvision.ops import batched_nms
 from samlit import frames, rle
 from samlit.rle import Rle
 from samlit.structures import Prediction, PromptSet, Ragged, Scene, Window
-from samlit.tracing import trace
+from samlit.tracing import Traced, strings, trace
 
 __all__ = ["Automatic", "Found", "everything"]
 
@@ -30,8 +31,8 @@ class Automatic:
     Args:
         points_per_side: Of the grid over the whole image.
         points_per_batch: Points that are answered together; what is needed of memory grows with it.
-        pred_iou_thresh: Masks are kept above this predicted IoU; all if null.
-        stability_score_thresh: Masks are kept from this stability on; all if null.
+        pred_iou_thresh: Masks are kept above this predicted IoU; all of them if null, or 0 or less.
+        stability_score_thresh: Masks are kept from this stability on; all of them if null, or 0 or less.
         stability_score_offset: Logits that the stability's two masks are away from the mask's threshold.
         box_nms_thresh: Of two masks of a window with boxes of a higher IoU the one of lower predicted IoU goes.
         crop_n_layers: How often the image is looked at in parts: 2 x 2 windows, then 4 x 4, and so on.
@@ -64,6 +65,8 @@ class Automatic:
                 raise ValueError(f"{name}: one at least, not {getattr(self, name)}")
         if self.crop_n_layers < 0:
             raise ValueError(f"crop_n_layers: 0 or more, not {self.crop_n_layers}")
+        if self.stability_score_offset < 0:
+            raise ValueError(f"stability_score_offset: 0 or more, not {self.stability_score_offset:g}")
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,8 @@ def everything(
 ) -> Generator[PromptSet, Prediction, list[list[Found]]]:
     """Ask about every point of a grid, for every image of a scene, and in parts of it.
 
+    Masks are of the images' own sizes where the scene has samples, else of the part of the frame that shows each image.
+
     Args:
         scene: With samples, where windows are asked about.
         options: How.
@@ -117,21 +122,49 @@ def everything(
 
     Returns:
         For each image what was found, ordered by how NMS left it.
+
+    Raises:
+        ValueError: Windows are asked about, and the scene has no samples.
     """
+    if options.crop_n_layers and not scene.batch.samples:
+        raise ValueError("crop_n_layers: parts of images are not at hand while training; 0 there")
+    sizes = scene.batch.original if scene.batch.samples else scene.batch.sizes
     every: list[list[Found]] = []
-    for image in range(len(scene.batch.image)):
-        rows, columns = scene.batch.original[image].tolist()
-        found: list[Found] = []
+    for image, (rows, columns) in enumerate(sizes.tolist()):
+        found: list[_Candidate] = []
         windows = list(_windows(rows, columns, options))
         for layer, window in windows:
             part = yield from _window(scene, image, (rows, columns), window, layer, options, keep_logits)
             found += part
         if len(windows) > 1:
             found = _apart(found, [1 / _size(one.crop) for one in found], options.crop_nms_thresh)
+        drawn = strings([one.traced for one in found])
+        masks = [one.with_mask(mask) for one, mask in zip(found, drawn, strict=True)]
         if options.min_mask_region_area:
-            found = _cleaned(found, options)
-        every.append(found)
+            masks = _cleaned(masks, options)
+        every.append(masks)
     return every
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A mask that may yet go, not written as a string yet; attributes as of `Found`."""
+
+    traced: Traced
+    predicted_iou: float
+    point: tuple[float, float]
+    crop: tuple[int, int, int, int]
+    logits: Tensor | None
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        return self.traced.box
+
+    def with_mask(self, mask: Rle) -> Found:
+        traced = self.traced
+        return Found(
+            mask, traced.area, traced.box, self.predicted_iou, traced.stability, self.point, self.crop, self.logits
+        )
 
 
 def _windows(rows: int, columns: int, options: Automatic) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
@@ -155,7 +188,7 @@ def _window(
     layer: int,
     options: Automatic,
     keep_logits: bool,
-) -> Generator[PromptSet, Prediction, list[Found]]:
+) -> Generator[PromptSet, Prediction, list[_Candidate]]:
     """What one window shows."""
     x0, y0, x1, y1 = crop
     rows, columns = y1 - y0, x1 - x0
@@ -168,38 +201,35 @@ def _window(
     device = scene.batch.image.device
     framed = torch.as_tensor(within * [size[1] / columns, size[0] / rows], dtype=torch.float32, device=device)
     window = Window(image, *crop) if layer else None
-    found: list[Found] = []
+    least_iou, least_stable = (
+        least if least is not None and least > 0 else None
+        for least in (options.pred_iou_thresh, options.stability_score_thresh)
+    )
+    found: list[_Candidate] = []
     for at in range(0, len(grid), options.points_per_batch):
         some = framed[at : at + options.points_per_batch]
         values = torch.cat([some, torch.ones_like(some[:, :1])], 1)[:, None]
         index = torch.full((len(some),), image, device=device)
-        answer = yield PromptSet(index, {"points": Ragged.of(values)}, multimask=True, window=window)
-        iou = answer.iou.flatten()
-        logits = answer.logits.flatten(0, 1)
-        masks = answer.iou.shape[1]
+        asked = {"points": Ragged.of(values)}
+        # Rows ask for no true mask: none of the batch has that number.
+        target = torch.full_like(index, len(scene.masks))
+        answer = yield PromptSet(index, asked, True, target, window, min_iou=least_iou)
+        iou, logits, masks = answer.iou.flatten(), answer.logits.flatten(0, 1), answer.iou.shape[1]
         keep = torch.arange(len(iou), device=device)
-        if options.pred_iou_thresh is not None:
-            keep = keep[iou > options.pred_iou_thresh]
+        if least_iou is not None:
+            keep = keep[iou > least_iou]
         traces = trace(logits[keep], side, (rows, columns), offset=options.stability_score_offset)
         for number, predicted, traced in zip(keep.tolist(), iou[keep].tolist(), traces, strict=True):
-            least = options.stability_score_thresh
-            if least is not None and not traced.stability >= least:
+            if least_stable is not None and not traced.stability >= least_stable:
                 continue
-            bx0, by0, bx1, by1 = traced.box
-            box = (bx0 + x0, by0 + y0, bx1 + x0, by1 + y0)
-            if _at_edge(box, crop, original):
+            if window is not None:
+                traced = traced.within((y0, x0), original)
+            if _at_edge(traced.box, crop, original):
                 continue
             px, py = within[at + number // masks]
-            found.append(
-                Found(
-                    traced.rle, traced.area, box, predicted, traced.stability, (float(px + x0), float(py + y0)), crop,
-                    logits[number].clone() if keep_logits else None,
-                )
-            )  # fmt: skip
-    found = _apart(found, [one.predicted_iou for one in found], options.box_nms_thresh)
-    if window is None:
-        return found
-    return [replace(one, rle=_placed(one.rle, crop, original)) for one in found]
+            kept = logits[number].clone() if keep_logits else None
+            found.append(_Candidate(traced, predicted, (float(px + x0), float(py + y0)), crop, kept))
+    return _apart(found, [one.predicted_iou for one in found], options.box_nms_thresh)
 
 
 def _at_edge(box: tuple[int, int, int, int], crop: tuple[int, int, int, int], original: tuple[int, int]) -> bool:
@@ -210,7 +240,15 @@ def _at_edge(box: tuple[int, int, int, int], crop: tuple[int, int, int, int], or
     )
 
 
-def _apart(found: list[Found], scores: list[float], most: float) -> list[Found]:
+class _Boxed(Protocol):
+    @property
+    def box(self) -> tuple[int, int, int, int]: ...
+
+
+Some = TypeVar("Some", bound=_Boxed)
+
+
+def _apart(found: list[Some], scores: list[float], most: float) -> list[Some]:
     """Those whose boxes are not much like a better one's, the best first."""
     if not found:
         return []
@@ -221,13 +259,6 @@ def _apart(found: list[Found], scores: list[float], most: float) -> list[Found]:
 
 def _size(box: tuple[int, int, int, int]) -> float:
     return float((box[2] - box[0]) * (box[3] - box[1]))
-
-
-def _placed(mask: Rle, crop: tuple[int, int, int, int], original: tuple[int, int]) -> Rle:
-    """A window's mask in its image."""
-    whole = np.zeros(original, np.bool_)
-    whole[crop[1] : crop[3], crop[0] : crop[2]] = rle.decode(mask)
-    return rle.encode(whole)
 
 
 def _cleaned(found: list[Found], options: Automatic) -> list[Found]:
