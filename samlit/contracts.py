@@ -248,6 +248,10 @@ class Task(ABC):
         """
         return None
 
+    def questions(self, scene: Scene) -> int:
+        """How many prompt sets `rounds` will yield, for whoever shows how far it is; 0 where that is not known."""
+        return 0
+
     def show(self, scene: Scene, result: Result) -> Sequence[Image]:
         """Pictures of a result for `samlit evaluate --out`, one an image of the scene; none by default.
 

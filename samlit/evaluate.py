@@ -96,7 +96,7 @@ def main(argv: list[str]) -> int:
     class_path = recipe.resolve_slot("model.task", options.task, "--task")
     if options.help:
         parser.print_help()
-        _task(class_path, options.task, ["--help"])
+        built(class_path, options.task, ["--help"])
         return 0
     known = [word for action in parser._actions for word in action.option_strings]
     for word in rest:
@@ -117,7 +117,7 @@ def main(argv: list[str]) -> int:
     listed = suite.on_disk(Path(options.sets)) if options.sets else []
     chosen += [(found.name, specs.read([found.spec], found.settings)[0]) for found in listed]
     judged = [(name, *specs.build([spec])) for name, spec in chosen]
-    task, keys = _task(class_path, options.task, rest)
+    task, keys = built(class_path, options.task, rest)
 
     from samlit import checkpoints
 
@@ -316,8 +316,17 @@ class _Kept:
         self.save()
 
 
-def _task(class_path: str, name: str, words: Sequence[str]) -> tuple[Task, dict[str, Any]]:
-    """The task with its keys as they were typed, and all of its keys."""
+def built(class_path: str, name: str, words: Sequence[str]) -> tuple[Task, dict[str, Any]]:
+    """A task with keys that were typed, and all of its keys.
+
+    Args:
+        class_path: Of the task.
+        name: As it was typed.
+        words: `--task.KEY` and values.
+
+    Raises:
+        UsageError: A key is unknown, or its value is none that it takes.
+    """
     from jsonargparse import ArgumentParser as Parser
 
     from samlit.contracts import Task

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from samlit import atomic, images, pictures, rle
+from samlit import atomic, images, pictures, rle, segment_everything
 from samlit.contracts import Prompt
 from samlit.errors import ArgumentParser, UsageError
 from samlit.predictor import Masks, Predictor
@@ -24,8 +24,12 @@ EPILOG = """prompts, in pixels of the image, each as often as you like; together
   --mask FILE           a rough mask of it, an image of the same size
 and --OPTION VALUE for any other prompt type that the model was trained with
 
-example:
+or no prompt, and --everything: masks of all there is, by a grid of points; with --everything.KEY VALUE for the keys of
+SAM's automatic mask generator (points_per_side, pred_iou_thresh, crop_n_layers, ...: docs/tasks.md)
+
+examples:
   samlit segment photo.jpg --weights runs/tiny/best.ckpt --point 120,80 --point 30,40,0 --out masks.png
+  samlit segment photo.jpg --weights mobile_sam --everything --everything.points_per_side 16 --out masks.json
 """
 
 
@@ -57,6 +61,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--all", action="store_true", help="all masks of an ambiguous prompt, not only the most confident"
     )
+    parser.add_argument("--everything", action="store_true", help="masks of all there is, instead of prompts")
     parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, mps (default: %(default)s)")
     words, rest = _split(argv)
     options = parser.parse_args(words)
@@ -67,8 +72,17 @@ def main(argv: list[str]) -> int:
     if out.suffix.lower() not in {*PICTURES, ".json"} and len(set(stems)) < len(stems):
         raise UsageError(f"--out {out}: two of the images have the same name, and so would their masks; give a .json")
 
+    keys, rest = _of_everything(rest)
+    if keys and not options.everything:
+        raise UsageError(f"{keys[0].partition('=')[0]} is for --everything")
+    if options.everything and rest:
+        raise UsageError(f"--everything takes no prompts, and {rest[0].partition('=')[0]} is one")
     predictor = Predictor.load(options.weights, options.device)
     types = predictor.net.prompt_types
+    if options.everything:
+        segment_everything.run(predictor.net, predictor.image_size, options.images, out, keys)
+        print(f"saved to {out}")
+        return 0
     asked = _prompts(rest, types, parser.prog)
     pixels = [images.read(name) for name in options.images]
     answers = []
@@ -88,7 +102,7 @@ def main(argv: list[str]) -> int:
 COLOURS = (pictures.ORANGE, pictures.BLUE, pictures.GREEN)
 PICTURES = {".png", ".jpg", ".jpeg"}
 
-OWN = {"--weights", "--out", "--device", "--all", "--help"}
+OWN = {"--weights", "--out", "--device", "--all", "--everything", "--help"}
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -109,6 +123,12 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
             own.append(word)
             option = ""
     return own, prompts
+
+
+def _of_everything(words: list[str]) -> tuple[list[str], list[str]]:
+    """The words that are keys of everything-mode, and the others."""
+    keys = [word for word in words if word.startswith(segment_everything.PREFIX)]
+    return keys, [word for word in words if word not in keys]
 
 
 def _prompts(words: list[str], types: dict[str, Prompt], prog: str) -> dict[str, list[Tensor]]:

@@ -18,7 +18,7 @@ from samlit.rle import Rle
 from samlit.structures import Prediction, PromptSet, Ragged, Scene, Window
 from samlit.tracing import Traced, strings, trace
 
-__all__ = ["Automatic", "Found", "everything"]
+__all__ = ["Automatic", "Found", "everything", "questions"]
 
 EDGE = 20.0
 """Pixels of the image within which a box is at its window's edge."""
@@ -146,6 +146,20 @@ def everything(
     return every
 
 
+def questions(scene: Scene, options: Automatic) -> int:
+    """How many prompt sets `everything` yields."""
+    sizes = scene.batch.original if scene.batch.samples else scene.batch.sizes
+    return sum(
+        -(-(_per_side(options, layer) ** 2) // options.points_per_batch)
+        for rows, columns in sizes.tolist()
+        for layer, _ in _windows(rows, columns, options)
+    )
+
+
+def _per_side(options: Automatic, layer: int) -> int:
+    return max(options.points_per_side // int(options.crop_n_points_downscale_factor**layer), 1)
+
+
 @dataclass(frozen=True)
 class _Candidate:
     """A mask that may yet go, not written as a string yet; attributes as of `Found`."""
@@ -194,7 +208,7 @@ def _window(
     rows, columns = y1 - y0, x1 - x0
     side = scene.frame[0]
     size = frames.fit(rows, columns, side)
-    per_side = max(options.points_per_side // options.crop_n_points_downscale_factor**layer, 1)
+    per_side = _per_side(options, layer)
     line = (np.arange(per_side) + 0.5) / per_side
     grid = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
     within = grid * [columns, rows]

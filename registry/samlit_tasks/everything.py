@@ -14,10 +14,11 @@ from samlit.contracts import Task
 from samlit.metrics import MeanByName
 from samlit.rle import Rle
 from samlit.structures import Prediction, PromptSet, Result, Scene
-from samlit_tasks._automatic import Automatic, everything
+from samlit_tasks._automatic import Automatic, everything, questions
 
 __all__ = ["Everything"]
 
+RELEASED = Automatic()
 THRESHOLDS = np.arange(10) * 0.05 + 0.5
 
 
@@ -35,8 +36,8 @@ class Everything(Task):
     prompts = ("points",)
     originals = True
 
-    def __init__(self, options: Automatic | None = None) -> None:
-        self.options = options or Automatic()
+    def __init__(self, options: Automatic = RELEASED) -> None:
+        self.options = options
 
     def rounds(self, scene: Scene) -> Generator[PromptSet, Prediction, Result]:
         """Yield the grid's points; the result is what was "found" and how many, and recall of each true mask (K,)."""
@@ -54,6 +55,10 @@ class Everything(Task):
             "masks": torch.tensor([float(len(masks)) for masks in found]),
             "found": found,
         }
+
+    def questions(self, scene: Scene) -> int:
+        """All batches of points, of all windows."""
+        return questions(scene, self.options)
 
     def metric(self) -> MeanByName:
         """Mean recall over true masks, and masks an image."""

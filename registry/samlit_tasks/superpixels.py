@@ -17,6 +17,10 @@ from samlit_tasks._automatic import Automatic, everything
 __all__ = ["Superpixels"]
 
 
+UNFILTERED = Automatic(pred_iou_thresh=None, stability_score_thresh=None)
+"""A segment need not be a thing."""
+
+
 class Superpixels(Task):
     """Superpixels: an image cut into a number of segments by masks of everything, and judged.
 
@@ -34,12 +38,11 @@ class Superpixels(Task):
     prompts = ("points",)
     originals = True
 
-    def __init__(self, segments: int = 200, within: int = 2, options: Automatic | None = None) -> None:
+    def __init__(self, segments: int = 200, within: int = 2, options: Automatic = UNFILTERED) -> None:
         if segments < 1 or within < 0:
             raise ValueError(f"segments: one at least, within: 0 or more; not {segments} and {within}")
         self.segments, self.within = segments, within
-        # Without filters: a segment need not be a thing.
-        self.options = options or Automatic(pred_iou_thresh=None, stability_score_thresh=None)
+        self.options = options
 
     def rounds(self, scene: Scene) -> Generator[PromptSet, Prediction, Result]:
         """Yield the grid's points; the result is numbers (B,) by name and "labels", the segments of each image."""
