@@ -41,6 +41,8 @@ class Sample:
         masks: One run-length string a mask, each of the image's own size.
         phrases: A phrase for each mask ("the striped wheel of the red cart"), or none at all.
         shard: The file that it is in, for whoever has to find it; empty where the key says enough.
+        boundaries: What each of several people drew as the boundaries in the image, of its own size, where there is
+            such a thing.
     """
 
     key: str
@@ -48,6 +50,7 @@ class Sample:
     masks: tuple[Rle, ...]
     phrases: tuple[str, ...] = ()
     shard: str = ""
+    boundaries: tuple[Rle, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
