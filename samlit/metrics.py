@@ -30,13 +30,14 @@ class MeanByName(Metric):
 
     Args:
         names: What a result holds, in the order in which it is shown.
+        counts: Those of them that are counts, and are left out where a validation's numbers are averaged into one.
     """
 
     full_state_update = False
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], counts: Sequence[str] = ()) -> None:
         super().__init__()
-        self.names = tuple(names)
+        self.names, self.counts = tuple(names), tuple(counts)
         zeros = torch.zeros(len(self.names), dtype=torch.float64)
         self.add_state("total", zeros.clone(), dist_reduce_fx="sum")
         self.add_state("count", zeros.clone(), dist_reduce_fx="sum")

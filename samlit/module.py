@@ -257,8 +257,14 @@ class SamModule(Steps):
         target = turn.prompts.target
         if target is None and len(turn.prompts) != len(batch.masks):
             return
-        truth = batch.masks if target is None else batch.masks[target]
-        self.calibration.update(*shown_ious(turn.prediction, truth))
+        prediction, truth = turn.prediction, batch.masks
+        if target is not None:
+            some = target < len(batch.masks)  # rows may ask for none of the masks
+            truth = batch.masks[target[some]]
+            logits, iou, allowed = (x[some] for x in (prediction.logits, prediction.iou, prediction.allowed))
+            prediction = Prediction(logits, iou, allowed, prediction.frame)
+        if len(truth):
+            self.calibration.update(*shown_ious(prediction, truth))
 
     def on_validation_epoch_end(self) -> None:
         """Log every number as `val/NAME`, their mean as `val/miou`, how far predicted IoUs are off, and forgetting."""
@@ -274,14 +280,16 @@ class SamModule(Steps):
     def _log_scores(self, stream: str, metrics: nn.ModuleList) -> dict[str, float]:
         """Log what the metrics of a stream have come to, and begin them anew."""
         scores: dict[str, Tensor] = {}
+        counts: set[str] = set()
         for metric in metrics:
             if isinstance(metric, Metric):
                 scores |= metric.compute()
+                counts |= set(getattr(metric, "counts", ()))
                 metric.reset()
         if scores:
             # The metrics are of all ranks already; to average equal numbers changes none of them.
             self.log_dict({f"{stream}/{name}": value for name, value in scores.items()}, sync_dist=True)
-            mean = torch.stack(list(scores.values())).mean()
+            mean = torch.stack([value for name, value in scores.items() if name not in counts]).mean()
             self.log(f"{stream}/miou", mean, prog_bar=stream == "val", sync_dist=True)
         return {name: float(value) for name, value in scores.items()}
 
