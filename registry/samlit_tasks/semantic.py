@@ -1,0 +1,74 @@
+"""Semantic segmentation out of masks of everything."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Mapping
+from typing import Any
+
+from samlit import segments as _segments
+from samlit.contracts import Task
+from samlit.metrics import Collected
+from samlit.structures import Prediction, PromptSet, Result, Scene
+from samlit_tasks._automatic import Automatic, everything, questions
+from samlit_tasks._labelled import joined, labeller
+
+__all__ = ["Semantic"]
+
+RELEASED = Automatic()
+
+
+class Semantic(Task):
+    """Semantic segmentation: masks of everything with classes; mIoU over classes.
+
+    A pixel has the class of the smallest labelled mask that it is in. Classes come from `labels`, or, without it, from
+    the truth: what the masks would reach if somebody named them without fault. Pixels that nobody annotated are left
+    out; what is in no mask counts as missed. A labeller by text comes with the text prompt.
+
+    Args:
+        annotations: The panoptic JSON of the images that are judged.
+        segments: Folder of its PNG files; the one of the JSON's name beside it if not given.
+        labels: Class path of what names masks, called with an image's `Sample` and its masks (strings): the id of a
+            category, or None, for each.
+        options: How masks are found.
+    """
+
+    prompts = ("points",)
+    originals = True
+
+    def __init__(
+        self, annotations: str, segments: str | None = None, labels: str | None = None, options: Automatic = RELEASED
+    ) -> None:
+        self.annotations = _segments.Panoptic(annotations, segments)
+        self.labels, self.options = labeller(labels, self.annotations), options
+
+    def rounds(self, scene: Scene) -> Generator[PromptSet, Prediction, Result]:
+        """Yield the grid's points; the result is "semantic": pixels by class of each image."""
+        found = yield from everything(scene, self.options)
+        rows = []
+        for sample, masks in zip(scene.batch.samples, found, strict=True):
+            strings = [one.rle for one in masks]
+            mine = joined(strings, self.labels(sample, strings), sample.size, set())
+            told = _segments.shares(self.annotations.segments(sample.key), mine)
+            rows.append([[kind, *pixels] for kind, pixels in told.items()])
+        return {"semantic": rows}
+
+    def questions(self, scene: Scene) -> int:
+        """All batches of points, of all windows."""
+        return questions(scene, self.options)
+
+    def metric(self) -> MeanIou:
+        """MIoU."""
+        return MeanIou()
+
+
+class MeanIou(Collected):
+    """The mean over classes of their IoU over all images."""
+
+    def rows(self, result: Mapping[str, Any]) -> Iterable[Any]:
+        """A row an image: class, pixels of both, pixels of either."""
+        rows: Iterable[Any] = result.get("semantic", ())
+        return rows
+
+    def judge(self, rows: list[Any]) -> dict[str, float]:
+        """Over all images."""
+        return {"miou": _segments.mean_iou({kind: (both, either) for kind, both, either in row} for row in rows)}

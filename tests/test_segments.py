@@ -1,0 +1,232 @@
+"""Panoptic quality and mIoU against plain computations, and the tasks that name masks of everything."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchmetrics.classification import MulticlassJaccardIndex
+from torchmetrics.detection import PanopticQuality
+
+from samlit import rle, segments
+from samlit.loop import drive
+from samlit.segments import Segments
+from samlit_tasks._automatic import Automatic
+from samlit_tasks._labelled import _true, joined
+from samlit_tasks.panoptic import Panoptic
+from samlit_tasks.semantic import Semantic
+from tests.clicking import Noisy, samples, scene
+from tests.test_predictor_official import SHARED
+
+SAMPLE = SHARED / "panoptic_sample"
+UNFILTERED = Automatic(points_per_side=4, pred_iou_thresh=None, stability_score_thresh=None)
+
+
+def cut(chance, classes=4, crowd=False, size=(24, 30), seams=5):
+    """An image cut at random, some of it nobody's."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    points = chance.random((seams, 2)) * size
+    map_ = ((y[..., None] - points[:, 0]) ** 2 + (x[..., None] - points[:, 1]) ** 2).argmin(-1) + 1
+    map_[chance.random(size) < 0.05] = 0
+    kinds = {number: int(chance.integers(1, classes + 1)) for number in range(1, seams + 1)}
+    many = frozenset(number for number in kinds if crowd and chance.random() < 0.3)
+    # Of a class there is at most one crowd.
+    seen: set = set()
+    many = frozenset(n for n in sorted(many) if kinds[n] not in seen and not seen.add(kinds[n]))
+    return Segments(map_.astype(np.int64), kinds, many)
+
+
+def moved(chance, of, shift=3):
+    """Nearly the same segments, under other numbers."""
+    map_ = np.roll(of.map, tuple(chance.integers(-shift, shift + 1, 2)), (0, 1))
+    kinds = {n + 10: (k if chance.random() < 0.8 else k % 4 + 1) for n, k in of.classes.items()}
+    return Segments(np.where(map_ > 0, map_ + 10, 0), kinds)
+
+
+def plain(truth, found):
+    """The rules as they are written down, segment by segment."""
+    told = {}
+    void = ~np.isin(truth.map, list(truth.classes))
+
+    def add(kind, place, value=1.0):
+        told.setdefault(kind, [0.0, 0, 0, 0])[place] += value
+
+    left = set(found.classes)
+    for number, kind in truth.classes.items():
+        if number in truth.crowd:
+            continue
+        mask = truth.map == number
+        for other in sorted(left):
+            mine = (found.map == other) & ~void
+            either = (mask | mine).sum()
+            iou = (mask & mine).sum() / either if either else 0
+            if found.classes[other] == kind and iou > 0.5:
+                add(kind, 0, iou)
+                add(kind, 1)
+                left.discard(other)
+                break
+        else:
+            add(kind, 3)
+    for other in left:
+        mine, kind = found.map == other, found.classes[other]
+        crowds = [number for number in truth.crowd if truth.classes[number] == kind]
+        nobodys = void | np.isin(truth.map, crowds)
+        if mine.any() and (mine & nobodys).sum() / mine.sum() <= 0.5:
+            add(kind, 2)
+    return told
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), crowd=st.booleans())
+def test_segments_are_compared_by_the_rules(seed, crowd):
+    chance = np.random.default_rng(seed)
+    truth = cut(chance, crowd=crowd)
+    found = moved(chance, truth, 6)
+    told, expected = segments.compare(truth, found), plain(truth, found)
+    assert told.keys() == expected.keys()
+    for kind, counts in expected.items():
+        assert told[kind] == pytest.approx(counts)
+
+
+def test_quality_is_torchmetrics():
+    chance = np.random.default_rng(3)
+    pairs = [(truth, moved(chance, truth)) for truth in (cut(chance, size=(40, 40)) for _ in range(6))]
+    pairs = [(Segments(np.where(a.map == 0, 1, a.map), a.classes), b) for a, b in pairs]
+    pairs = [(a, Segments(np.where(b.map == 0, 11, b.map), b.classes)) for a, b in pairs]
+    found = segments.quality([segments.compare(*pair) for pair in pairs], {1, 2})
+    # torchmetrics takes instances of stuff together: all classes are things here.
+    judge = PanopticQuality(things={1, 2, 3, 4}, stuffs=set())
+    for truth, mine in pairs:
+        maps = [
+            torch.tensor(np.stack([np.vectorize(one.classes.get)(one.map), one.map], -1))[None] for one in (mine, truth)
+        ]
+        judge.update(*maps)
+    assert found["pq"] == pytest.approx(float(judge.compute()), abs=1e-6)
+    assert found["pq"] <= found["rq"] <= 1
+    assert segments.quality([], {1})["pq"] == 0
+
+
+def test_mean_iou_is_torchmetrics():
+    chance = np.random.default_rng(4)
+    told, judge = [], MulticlassJaccardIndex(5, average=None, ignore_index=0)
+    for _ in range(5):
+        truth = cut(chance)
+        found = moved(chance, truth)
+        told.append(segments.shares(truth, found))
+        maps = [torch.tensor(np.vectorize({**one.classes, 0: 0}.get)(one.map)) for one in (found, truth)]
+        judge.update(*maps)
+    # Class 0 is nobody's; its index is left out of the mean.
+    expected = judge.compute()[1:]
+    assert segments.mean_iou(told) == pytest.approx(float(expected.mean()), abs=1e-6)
+    assert np.isnan(segments.mean_iou([]))
+
+
+def test_masks_are_joined_smallest_first_and_stuff_is_one():
+    y, x = np.mgrid[:20, :30]
+    masks = rle.encode_many(np.stack([x < 20, (x < 8) & (y < 8), x > 24, (x > 10) & (x < 14) & (y < 5), y > 17]))
+    made = joined(masks, [1, 2, 1, 2, None], (20, 30), things={2})
+    assert made.map[0, 0] == 2
+    assert made.map[10, 0] == made.map[10, 29] == 1, "stuff of a class is one segment"
+    assert made.map[0, 12] == 4
+    assert made.map[0, 22] == made.map[19, 22] == 0
+    assert made.classes == {1: 1, 2: 2, 4: 2}
+    assert joined(masks, [None] * 5, (20, 30), {2}).classes == {}
+
+
+def written(folder, made):
+    """A panoptic file of samples."""
+    images, annotations = [], []
+    (folder / "panoptic").mkdir()
+    for number, sample in enumerate(made, 5):
+        map_ = np.zeros((*sample.size, 3), np.uint8)
+        info = []
+        for k, mask in enumerate(sample.masks, 1):
+            map_[rle.decode(mask)] = (k, 1, 0)
+            info.append({"id": k + 256, "category_id": 1 + k % 2, "iscrowd": 0})
+        Image.fromarray(map_).save(folder / "panoptic" / f"{number}.png")
+        height, width = sample.size
+        images.append({"id": number, "file_name": f"{sample.key}.jpg", "height": height, "width": width})
+        annotations.append({"image_id": number, "file_name": f"{number}.png", "segments_info": info})
+    categories = [{"id": 1, "name": "cat", "isthing": 1}, {"id": 2, "name": "sky", "isthing": 0}]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "panoptic.json").write_text(json.dumps(document))
+    return str(folder / "panoptic.json")
+
+
+def everywhere(view):
+    """Answers each of a grid's points with one of two true masks, nearly."""
+    noisy = Noisy(view, noise=0.2)
+
+    def answer(prompts):
+        prompts.target = prompts.image_index * 2 + torch.arange(len(prompts)) % 2
+        return noisy(prompts)
+
+    return answer
+
+
+def test_the_tasks_name_masks_by_the_truth_or_by_whom_they_are_told(tmp_path, monkeypatch):
+    made = samples(sizes=((50, 90), (64, 61)), count=2)
+    file = written(tmp_path, made)
+    view = scene(made)
+    numbers = {}
+    (tmp_path / "naming.py").write_text(
+        "class Nothing:\n    def __call__(self, sample, masks):\n        return [None] * len(masks)\n"
+        "def cats(sample, masks):\n    return [1] * len(masks)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for labels in (None, "naming.Nothing", "naming.cats"):
+        numbers[labels] = {}
+        for kind in (Panoptic, Semantic):
+            task = kind(file, labels=labels, options=UNFILTERED)
+            result = drive(task, view, everywhere(view))
+            metric = task.metric()
+            metric.update(result)
+            numbers[labels] |= {name: float(value) for name, value in metric.compute().items()}
+    assert numbers[None]["pq"] > 0.3
+    assert numbers[None]["miou"] > 0.5
+    assert numbers["naming.Nothing"]["pq"] == numbers["naming.Nothing"]["miou"] == 0
+    assert numbers[None]["miou"] > numbers["naming.cats"]["miou"] > 0
+    assert numbers["naming.cats"]["pq_stuff"] == 0
+    task = Panoptic(file, options=UNFILTERED)
+    shown = task.show(view, drive(task, view, everywhere(view)))
+    assert [one.size for one in shown] == [(90, 50), (61, 64)]
+
+
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"{SAMPLE} is not here: SAMLIT_SHARED names the folder of real data")
+def test_the_panoptic_sample_agrees_with_itself():
+    known = segments.Panoptic(str(SAMPLE / "panoptic_examples.json"), str(SAMPLE / "panoptic_examples"))
+    told, things = [], known.things
+    for key in ("000000142238", "000000439180"):
+        truth = known.segments(key)
+        assert set(np.unique(truth.map)) - {0} == set(truth.classes)
+        own = Segments(truth.map, {n: k for n, k in truth.classes.items() if n not in truth.crowd})
+        told.append(segments.compare(truth, own))
+        expected = plain(truth, own)
+        assert told[-1].keys() == expected.keys()
+        assert all(told[-1][kind] == pytest.approx(counts) for kind, counts in expected.items())
+        masks = [rle.encode(truth.map == number) for number in truth.classes]
+        assert _true(truth, masks) == list(truth.classes.values())
+    found = segments.quality(told, things)
+    assert found["pq"] == found["pq_things"] == found["pq_stuff"] == 1
+
+
+def test_what_is_no_panoptic_file_is_one_line(tmp_path):
+    file = written(tmp_path, samples(sizes=((50, 90),), count=2))
+    known = segments.Panoptic(file)
+    with pytest.raises(ValueError, match="has no image 'picture 9'"):
+        known.segments("picture 9")
+    (tmp_path / "panoptic" / "5.png").unlink()
+    with pytest.raises(ValueError, match=r"there is no .*5\.png"):
+        known.segments("picture 0")
+    (tmp_path / "cut.json").write_text("{")
+    (tmp_path / "other.json").write_text('{"images": [], "annotations": [{}], "categories": []}')
+    for name, says in (("gone", "no such file"), ("cut", "is not JSON"), ("other", "is no panoptic file")):
+        with pytest.raises(ValueError, match=says):
+            segments.Panoptic(str(tmp_path / f"{name}.json"))
+    with pytest.raises(ValueError, match="there is no folder"):
+        segments.Panoptic(file, str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match=r"labels: there is no function or class nobody\.Names"):
+        Semantic(file, labels="nobody.Names")
