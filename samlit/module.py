@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from samlit import freezing
+from samlit.answers import Answers
 from samlit.calibration import Calibration, Reliability, shown_ious
 from samlit.checkpoints import start_from
 from samlit.compiling import compile_parts
@@ -21,7 +22,7 @@ from samlit.errors import UsageError
 from samlit.loop import Round, drive
 from samlit.lora import Lora
 from samlit.losses import Losses, Terms
-from samlit.memory import ENCODER, VALIDATION, needing
+from samlit.memory import ENCODER, needing
 from samlit.model import Sam
 from samlit.optim import Optim
 from samlit.parallel import closing, is_sharded, shard
@@ -172,9 +173,7 @@ class SamModule(Steps):
         if answer is None:
             embedded = self.embed(batch) if embedding is None else embedding
 
-            def answer(prompts: PromptSet) -> Prediction:
-                with needing(f"answering {len(prompts)} prompts", VALIDATION):
-                    return self.net.answer(embedded, prompts, scene.frame)
+            answer = Answers(self.net, batch, embedded)
 
         return drive(task, scene, answer, on_round)
 
@@ -249,7 +248,9 @@ class SamModule(Steps):
             result = self.run(task, batch, self._chance(batch_idx), on_round, embedding)
             if isinstance(metric, Metric):
                 metric.update(result)
-            by_mask += [x for x in result.values() if isinstance(x, Tensor) and x.shape == batch.masks.shape[:1]]
+            aside = _aside(metric)
+            ious = (x for name, x in result.items() if isinstance(x, Tensor) and name not in aside)
+            by_mask += [x for x in ious if x.shape == batch.masks.shape[:1]]
         return {"iou": torch.stack([x.float() for x in by_mask]).mean(0)} if by_mask else {}
 
     def _compare(self, turn: Round, batch: Batch) -> None:
@@ -257,8 +258,13 @@ class SamModule(Steps):
         target = turn.prompts.target
         if target is None and len(turn.prompts) != len(batch.masks):
             return
-        truth = batch.masks if target is None else batch.masks[target]
-        self.calibration.update(*shown_ious(turn.prediction, truth))
+        prediction, truth = turn.prediction, batch.masks
+        if target is not None:
+            some = (target < len(truth)).nonzero()[:, 0]
+            truth = truth[target[some]]
+            logits, iou, allowed = (x[some] for x in (prediction.logits, prediction.iou, prediction.allowed))
+            prediction = Prediction(logits, iou, allowed, prediction.frame)
+        self.calibration.update(*shown_ious(prediction, truth))
 
     def on_validation_epoch_end(self) -> None:
         """Log every number as `val/NAME`, their mean as `val/miou`, how far predicted IoUs are off, and forgetting."""
@@ -272,15 +278,17 @@ class SamModule(Steps):
             self.log("val/iou_calibration", self.reliability.error, sync_dist=True)
 
     def _log_scores(self, stream: str, metrics: nn.ModuleList) -> dict[str, float]:
-        """Log what the metrics of a stream have come to, and begin them anew."""
+        """Log what the metrics of a stream have come to, and begin them anew; what is no share is logged, no more."""
         scores: dict[str, Tensor] = {}
+        others: dict[str, Tensor] = {}
         for metric in metrics:
             if isinstance(metric, Metric):
-                scores |= metric.compute()
+                for name, value in metric.compute().items():
+                    (others if name in _aside(metric) else scores)[name] = value
                 metric.reset()
+        # The metrics are of all ranks already; to average equal numbers changes none of them.
+        self.log_dict({f"{stream}/{name}": value for name, value in (scores | others).items()}, sync_dist=True)
         if scores:
-            # The metrics are of all ranks already; to average equal numbers changes none of them.
-            self.log_dict({f"{stream}/{name}": value for name, value in scores.items()}, sync_dist=True)
             mean = torch.stack(list(scores.values())).mean()
             self.log(f"{stream}/miou", mean, prog_bar=stream == "val", sync_dist=True)
         return {name: float(value) for name, value in scores.items()}
@@ -294,3 +302,9 @@ class SamModule(Steps):
         shared = isinstance(self.trainer.strategy, (DDPStrategy, ModelParallelStrategy))
         optimizer, schedule = self.optim.build(self.net, int(self.trainer.estimated_stepping_batches), shared)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _aside(metric: nn.Module) -> Sequence[str]:
+    """The numbers of a metric that are no share of 1, as its `aside` says."""
+    aside: Sequence[str] = getattr(metric, "aside", ())
+    return aside

@@ -212,7 +212,8 @@ class PromptSet:
         given: By prompt name ("points", "boxes", ...), what is given in each row, in pixels of the frame.
         multimask: Whether rows are answered with three masks (True) or one (False). None is SAM's rule: three where
             the row is one single prompt, one where it is more (paper section 3, SAM_SPEC 1.5).
-        target: (P,) int64, the mask of the scene that each row asks for; None where row i asks for mask i.
+        target: (P,) int64, the mask of the scene that each row asks for, or how many there are, K, where a row asks for
+            none of them; None where row i asks for mask i.
         window: What the frame shows, of the image that all rows are about; all of each image if not given. It is
             embedded when it is first asked about, and kept till the next; needs `Batch.samples`.
         change: What is done to the images first; none if not given. They are embedded anew, as with a window.
