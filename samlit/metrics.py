@@ -30,15 +30,15 @@ class MeanByName(Metric):
 
     Args:
         names: What a result holds, in the order in which it is shown.
-        aside: Those of them that are no share of 1, a count for instance: while training they are logged, and enter
+        counts: Those of them that are no share of 1, a count for instance: while training they are logged, and enter
             neither the mean that chooses the best checkpoint nor the curves.
     """
 
     full_state_update = False
 
-    def __init__(self, names: Sequence[str], aside: Sequence[str] = ()) -> None:
+    def __init__(self, names: Sequence[str], counts: Sequence[str] = ()) -> None:
         super().__init__()
-        self.names, self.aside = tuple(names), tuple(aside)
+        self.names, self.counts = tuple(names), tuple(counts)
         zeros = torch.zeros(len(self.names), dtype=torch.float64)
         self.add_state("total", zeros.clone(), dist_reduce_fx="sum")
         self.add_state("count", zeros.clone(), dist_reduce_fx="sum")

@@ -248,8 +248,8 @@ class SamModule(Steps):
             result = self.run(task, batch, self._chance(batch_idx), on_round, embedding)
             if isinstance(metric, Metric):
                 metric.update(result)
-            aside = _aside(metric)
-            ious = (x for name, x in result.items() if isinstance(x, Tensor) and name not in aside)
+            counts = _counts(metric)
+            ious = (x for name, x in result.items() if isinstance(x, Tensor) and name not in counts)
             by_mask += [x for x in ious if x.shape == batch.masks.shape[:1]]
         return {"iou": torch.stack([x.float() for x in by_mask]).mean(0)} if by_mask else {}
 
@@ -284,7 +284,7 @@ class SamModule(Steps):
         for metric in metrics:
             if isinstance(metric, Metric):
                 for name, value in metric.compute().items():
-                    (others if name in _aside(metric) else scores)[name] = value
+                    (others if name in _counts(metric) else scores)[name] = value
                 metric.reset()
         # The metrics are of all ranks already; to average equal numbers changes none of them.
         self.log_dict({f"{stream}/{name}": value for name, value in (scores | others).items()}, sync_dist=True)
@@ -304,7 +304,7 @@ class SamModule(Steps):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _aside(metric: nn.Module) -> Sequence[str]:
-    """The numbers of a metric that are no share of 1, as its `aside` says."""
-    aside: Sequence[str] = getattr(metric, "aside", ())
-    return aside
+def _counts(metric: nn.Module) -> Sequence[str]:
+    """The numbers of a metric that are no share of 1, as its `counts` says."""
+    counts: Sequence[str] = getattr(metric, "counts", ())
+    return counts

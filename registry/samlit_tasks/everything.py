@@ -62,7 +62,7 @@ class Everything(Task):
 
     def metric(self) -> MeanByName:
         """Mean recall over true masks, and masks an image."""
-        return MeanByName(["average_recall", "recall_50", "recall_75", "masks"], aside=["masks"])
+        return MeanByName(["average_recall", "recall_50", "recall_75", "masks"], counts=["masks"])
 
     def show(self, scene: Scene, result: Result) -> Sequence[Image.Image]:
         """Each image with its masks in colours."""
