@@ -7,7 +7,7 @@ from pathlib import Path
 
 from samlit import atomic
 
-__all__ = ["draw"]
+__all__ = ["draw", "draw_precision"]
 
 COLOURS = ("#2369e1", "#e08214", "#1eaa5a", "#de2d30", "#7b4ab5", "#737880")
 INK, GREY = "#1c2026", "#737880"
@@ -54,5 +54,41 @@ def draw(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(lines) > 1:
         axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+    with atomic.writing(file) as stream:
+        figure.savefig(stream, format="png")
+
+
+def draw_precision(file: Path, recall: Sequence[float], precision: Sequence[float], title: str) -> None:
+    """Draw precision by recall over lines of equal F, as a PNG.
+
+    Args:
+        file: Where; written whole or not at all.
+        recall: By threshold,
+        precision: and precision.
+        title: Over the figure.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 5), dpi=150, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for tenth in range(1, 10):
+        f = tenth / 10
+        at = [f / 2 + (1 - f / 2) * i / 100 for i in range(1, 101)]
+        equal = [f * r / (2 * r - f) for r in at]
+        axes.plot(at, equal, color="#d5dbe3", linewidth=0.8)
+        axes.annotate(
+            f"{f:g}", (1, equal[-1]), color="#a9b1bb", fontsize=7.5, xytext=(3, -2), textcoords="offset points"
+        )
+    axes.plot(recall, precision, "o-", color=COLOURS[0], linewidth=1.6, markersize=3)
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
+    axes.set_xlabel("recall", color=GREY)
+    axes.set_ylabel("precision; thin lines: equal F", color=GREY)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#c5c9d0")
+    axes.tick_params(colors=GREY, labelsize=9)
     with atomic.writing(file) as stream:
         figure.savefig(stream, format="png")

@@ -260,11 +260,12 @@ class SamModule(Steps):
             return
         prediction, truth = turn.prediction, batch.masks
         if target is not None:
-            some = (target < len(truth)).nonzero()[:, 0]
-            truth = truth[target[some]]
+            some = target < len(batch.masks)  # rows may ask for none of the masks
+            truth = batch.masks[target[some]]
             logits, iou, allowed = (x[some] for x in (prediction.logits, prediction.iou, prediction.allowed))
             prediction = Prediction(logits, iou, allowed, prediction.frame)
-        self.calibration.update(*shown_ious(prediction, truth))
+        if len(truth):
+            self.calibration.update(*shown_ious(prediction, truth))
 
     def on_validation_epoch_end(self) -> None:
         """Log every number as `val/NAME`, their mean as `val/miou`, how far predicted IoUs are off, and forgetting."""

@@ -137,7 +137,7 @@ def contact_sheet(examples: Sequence[Example], title: str = "", labels: Sequence
         tops.append(y)
         y += 2 * image.shape[0] + GAP + 46
     width = 2 * MARGIN + len(names) * (CELL + BETWEEN) + CELL + BETWEEN // 2
-    sheet = Image.new("RGB", (width, y + 34), "white")
+    sheet = Image.new("RGB", (max(width, MARGIN + _legend_width()), y + 34), "white")
     draw = ImageDraw.Draw(sheet)
     if title:
         draw.text((MARGIN, 14), title, INK, _font(20))
@@ -200,19 +200,25 @@ def _place(sheet: Image.Image, picture: Picture, x: int, y: int) -> None:
     sheet.paste(Image.fromarray(picture), (x + (CELL - picture.shape[1]) // 2, y))
 
 
+LEGEND = (
+    (GREEN, "truth"),
+    (ORANGE, "the model's most confident mask"),
+    (RED, "too much (false positive)"),
+    (BLUE, "missing (false negative)"),
+    (GREY, "right"),
+)
+
+
+def _legend_width() -> int:
+    return int(sum(49 + _font(14).getlength(meaning) for _, meaning in LEGEND))
+
+
 def _legend(draw: ImageDraw.ImageDraw, x: float, y: int) -> None:
     """What the colours mean, in a row."""
-    meanings = (
-        (GREEN, "truth"),
-        (ORANGE, "the model's most confident mask"),
-        (RED, "too much (false positive)"),
-        (BLUE, "missing (false negative)"),
-        (GREY, "right"),
-    )
-    for colour, meaning in meanings:
+    for colour, meaning in LEGEND:
         draw.rounded_rectangle((x, y, x + 16, y + 16), 3, fill=colour)
         draw.text((x + 23, y + 13), meaning, INK, _font(14), anchor="ls")
-        x += 23 + _font(14).getlength(meaning) + 26
+        x += 49 + _font(14).getlength(meaning)
 
 
 def _cut(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:

@@ -41,6 +41,8 @@ class Sample:
         masks: One run-length string a mask, each of the image's own size.
         phrases: A phrase for each mask ("the striped wheel of the red cart"), or none at all.
         shard: The file that it is in, for whoever has to find it; empty where the key says enough.
+        boundaries: What each of several people drew as the boundaries in the image, of its own size, where there is
+            such a thing.
     """
 
     key: str
@@ -48,6 +50,7 @@ class Sample:
     masks: tuple[Rle, ...]
     phrases: tuple[str, ...] = ()
     shard: str = ""
+    boundaries: tuple[Rle, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -212,7 +215,7 @@ class PromptSet:
         given: By prompt name ("points", "boxes", ...), what is given in each row, in pixels of the frame.
         multimask: Whether rows are answered with three masks (True) or one (False). None is SAM's rule: three where
             the row is one single prompt, one where it is more (paper section 3, SAM_SPEC 1.5).
-        target: (P,) int64, the mask of the scene that each row asks for, or how many there are, K, where a row asks for
+        target: (P,) int64, the mask of the scene that each row asks for, or a number that no mask has where it asks for
             none of them; None where row i asks for mask i.
         window: What the frame shows, of the image that all rows are about; all of each image if not given. It is
             embedded when it is first asked about, and kept till the next; needs `Batch.samples`.

@@ -1,18 +1,20 @@
 """Masks of everything, against the released generator with the same weights, and their recall."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.utils.amg import remove_small_regions
 
-from samlit import frames, rle
+from samlit import cli, frames, rle
 from samlit.answers import Answers
 from samlit.loop import drive
 from samlit.structures import PromptSet, Ragged, Sample, Scene
 from samlit_tasks._automatic import Automatic, _without_small
 from samlit_tasks.everything import Everything, _best_iou
-from tests import official
+from tests import conftest, official
 from tests.clicking import Noisy, samples, scene
 from tests.test_predictor_official import MOBILE_SAM, needs_mobile_sam, photographs, picture
 
@@ -217,3 +219,17 @@ def test_mobile_sam_finds_in_photographs_what_it_finds_with_the_released_code(la
     found = found_in(own, 1024, pixels, **keys)
     assert_same(found, SamAutomaticMaskGenerator(released, **keys).generate(pixels))
     assert len(found) >= 3
+
+
+def test_it_validates_a_training_and_watches_what_it_forgets(tmp_path, capsys):
+    grid = "{points_per_side: 4, pred_iou_thresh: null, stability_score_thresh: null}"
+    task = f"{{class_path: everything, init_args: {{options: {grid}}}}}"
+    text = conftest.RECIPE.replace("data:\n", f"  validation: [points, {task}]\ndata:\n")
+    text = text.replace("  image_size", "  validation: {class_path: tests.fitting.Discs}\n  image_size")
+    (tmp_path / "recipe.yaml").write_text(text)
+    words = ["--recipe", str(tmp_path / "recipe.yaml"), "--trainer.default_root_dir", str(tmp_path / "runs")]
+    assert cli.main(["validate", *words, "--data.forgetting", "tests.fitting.Discs"]) == 0
+    out = capsys.readouterr().out
+    numbers = dict(re.findall(r"\b((?:val|forgetting)/\w+)[^\d\n]+(\d[\d.]*)", out))
+    assert {"val/average_recall", "val/masks", "forgetting/recall_50"} <= numbers.keys(), out
+    assert 0 <= float(numbers["val/miou"]) <= 1, "a number of masks is no share"

@@ -23,7 +23,7 @@ class Bsds(Source):
 
     An image is one sample. Its masks are the segments of all annotators together, one after the other, those that
     several drew alike once: people disagree on how fine to cut, and that is what masks to choose from are for. Edges
-    are judged against each annotator's boundaries: `boundaries`.
+    are judged against each annotator's boundaries, which samples have beside them.
 
     Args:
         root: The folder with `images/` and `groundTruth/`, or one that holds it as `data`, `BSDS500/data` or `BSDS500`.
@@ -81,14 +81,16 @@ class Bsds(Source):
         name = self._name(index)
         key = f"{self.split}/{name}"
         with blaming(key):
-            maps = self._drawn(name, "Segmentation")
+            maps, lines = self._drawn(name, "Segmentation", "Boundaries")
             if self.annotator is not None:
                 if self.annotator > len(maps):
                     raise Damaged("other", f"it has {len(maps)} annotators, there is no number {self.annotator}")
-                maps = maps[self.annotator - 1 : self.annotator]
+                maps, lines = ([one[self.annotator - 1]] for one in (maps, lines))
             masks = dict.fromkeys(mask for one in maps for mask in rle.encode_labels(one)[1])
             image = encoded(str(self._folder / "images" / self.split / f"{name}.jpg"), maps[0].shape)
-        return Sample(key, image, tuple(mask for mask in masks if rle.area(mask) >= self.min_area))
+            boundaries = tuple(rle.encode_many(np.stack(lines)))
+        kept = tuple(mask for mask in masks if rle.area(mask) >= self.min_area)
+        return Sample(key, image, kept, boundaries=boundaries)
 
     def boundaries(self, index: int) -> npt.NDArray[np.bool_]:
         """The boundaries that each annotator drew on image number `index`.
@@ -102,7 +104,7 @@ class Bsds(Source):
         """
         name = self._name(index)
         with blaming(f"{self.split}/{name}"):
-            return np.stack(self._drawn(name, "Boundaries")) > 0
+            return np.stack(self._drawn(name, "Boundaries")[0]) > 0
 
     def _name(self, index: int) -> str:
         names = self._opened()
@@ -115,21 +117,22 @@ class Bsds(Source):
         assert self._names is not None
         return self._names
 
-    def _drawn(self, name: str, field: str) -> list[npt.NDArray[Any]]:
-        """One map of each annotator, (H, W) of integers, all of one size."""
+    def _drawn(self, name: str, *fields: str) -> list[list[npt.NDArray[Any]]]:
+        """Of each field one map of each annotator, (H, W) of integers, all of one size."""
         # Late, for it takes a while to import.
         from scipy.io import loadmat
 
         path = self._folder / "groundTruth" / self.split / f"{name}.mat"
         try:
             cells = loadmat(path, variable_names=["groundTruth"])["groundTruth"]
-            maps = [np.asarray(cell[field][0, 0]) for cell in cells.ravel()]
+            found = [[np.asarray(cell[field][0, 0]) for cell in cells.ravel()] for field in fields]
         except MemoryError:
             raise
         except Exception as error:  # a damaged file makes the reader raise what it likes
             raise Damaged("other", f"{path} cannot be read: {type(error).__name__}: {error}") from None
+        maps = [one for some in found for one in some]
         if not maps or any(one.ndim != 2 or one.dtype.kind not in "iub" for one in maps):
             raise Damaged("other", f"{path} holds no maps of whole numbers")
         if len({one.shape for one in maps}) > 1:
             raise Damaged("size", f"{path} holds maps of different sizes")
-        return maps
+        return found
