@@ -244,7 +244,8 @@ class Task(ABC):
     def metric(self) -> Metric | None:
         """A fresh torchmetrics metric whose `update` takes this task's results; None where there is none.
 
-        Its `compute` returns numbers by name, which are logged as `val/NAME`.
+        Its `compute` returns numbers by name, which are logged as `val/NAME`; their mean chooses the best checkpoint,
+        less those that an attribute `counts` of the metric names, which are no share of 1.
         """
         return None
 

@@ -30,7 +30,8 @@ class MeanByName(Metric):
 
     Args:
         names: What a result holds, in the order in which it is shown.
-        counts: Those of them that are counts, and are left out where a validation's numbers are averaged into one.
+        counts: Those of them that are no share of 1, a count for instance: while training they are logged, and enter
+            neither the mean that chooses the best checkpoint nor the curves.
     """
 
     full_state_update = False

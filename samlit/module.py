@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from samlit import freezing
+from samlit.answers import Answers
 from samlit.calibration import Calibration, Reliability, shown_ious
 from samlit.checkpoints import start_from
 from samlit.compiling import compile_parts
@@ -21,7 +22,7 @@ from samlit.errors import UsageError
 from samlit.loop import Round, drive
 from samlit.lora import Lora
 from samlit.losses import Losses, Terms
-from samlit.memory import ENCODER, VALIDATION, needing
+from samlit.memory import ENCODER, needing
 from samlit.model import Sam
 from samlit.optim import Optim
 from samlit.parallel import closing, is_sharded, shard
@@ -172,9 +173,7 @@ class SamModule(Steps):
         if answer is None:
             embedded = self.embed(batch) if embedding is None else embedding
 
-            def answer(prompts: PromptSet) -> Prediction:
-                with needing(f"answering {len(prompts)} prompts", VALIDATION):
-                    return self.net.answer(embedded, prompts, scene.frame)
+            answer = Answers(self.net, batch, embedded)
 
         return drive(task, scene, answer, on_round)
 
@@ -249,7 +248,9 @@ class SamModule(Steps):
             result = self.run(task, batch, self._chance(batch_idx), on_round, embedding)
             if isinstance(metric, Metric):
                 metric.update(result)
-            by_mask += [x for x in result.values() if isinstance(x, Tensor) and x.shape == batch.masks.shape[:1]]
+            counts = _counts(metric)
+            ious = (x for name, x in result.items() if isinstance(x, Tensor) and name not in counts)
+            by_mask += [x for x in ious if x.shape == batch.masks.shape[:1]]
         return {"iou": torch.stack([x.float() for x in by_mask]).mean(0)} if by_mask else {}
 
     def _compare(self, turn: Round, batch: Batch) -> None:
@@ -278,18 +279,18 @@ class SamModule(Steps):
             self.log("val/iou_calibration", self.reliability.error, sync_dist=True)
 
     def _log_scores(self, stream: str, metrics: nn.ModuleList) -> dict[str, float]:
-        """Log what the metrics of a stream have come to, and begin them anew."""
+        """Log what the metrics of a stream have come to, and begin them anew; what is no share is logged, no more."""
         scores: dict[str, Tensor] = {}
-        counts: set[str] = set()
+        others: dict[str, Tensor] = {}
         for metric in metrics:
             if isinstance(metric, Metric):
-                scores |= metric.compute()
-                counts |= set(getattr(metric, "counts", ()))
+                for name, value in metric.compute().items():
+                    (others if name in _counts(metric) else scores)[name] = value
                 metric.reset()
+        # The metrics are of all ranks already; to average equal numbers changes none of them.
+        self.log_dict({f"{stream}/{name}": value for name, value in (scores | others).items()}, sync_dist=True)
         if scores:
-            # The metrics are of all ranks already; to average equal numbers changes none of them.
-            self.log_dict({f"{stream}/{name}": value for name, value in scores.items()}, sync_dist=True)
-            mean = torch.stack([value for name, value in scores.items() if name not in counts]).mean()
+            mean = torch.stack(list(scores.values())).mean()
             self.log(f"{stream}/miou", mean, prog_bar=stream == "val", sync_dist=True)
         return {name: float(value) for name, value in scores.items()}
 
@@ -302,3 +303,9 @@ class SamModule(Steps):
         shared = isinstance(self.trainer.strategy, (DDPStrategy, ModelParallelStrategy))
         optimizer, schedule = self.optim.build(self.net, int(self.trainer.estimated_stepping_batches), shared)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _counts(metric: nn.Module) -> Sequence[str]:
+    """The numbers of a metric that are no share of 1, as its `counts` says."""
+    counts: Sequence[str] = getattr(metric, "counts", ())
+    return counts

@@ -40,13 +40,13 @@ class Discs(Source):
         return Sample(f"disc {index}", image.astype(np.uint8), masks, ("the round one", "the bar"))
 
 
-def module(**others):
+def module(validation=None, **others):
     return SamModule(
         functools.partial(Vit, dim=16, depth=1, heads=2, global_blocks=(0,), window=4, patch=8, channels=16),
         [Points, Boxes, Masks],
         functools.partial(Mask, depth=1, heads=1, mlp_dim=16, iou_hidden=16),
         Interactive(corrections=1),
-        [PointTask((1, 2)), BoxTask()],
+        [PointTask((1, 2)), BoxTask()] if validation is None else validation,
         32,
         **others,
     )

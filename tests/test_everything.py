@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from segment_anything import SamAutomaticMaskGenerator
+from segment_anything.utils.amg import remove_small_regions
 
 from samlit import cli, frames, rle
 from samlit.answers import Answers
 from samlit.loop import drive
 from samlit.structures import PromptSet, Ragged, Sample, Scene
-from samlit_tasks._automatic import Automatic
+from samlit_tasks._automatic import Automatic, _without_small
 from samlit_tasks.everything import Everything, _best_iou
 from tests import conftest, official
 from tests.clicking import Noisy, samples, scene
@@ -128,6 +129,30 @@ def test_many_images_a_batch_of_several_sizes(both):
         assert len(masks) == len(alone)
         for one, other in zip(masks, alone, strict=True):
             assert rle.intersections([one.rle], [other.rle])[0, 0] >= 0.99 * max(one.area, other.area)
+
+
+def test_small_regions_are_those_of_the_released_code():
+    """Though only a part of the image is looked at, also at its edges, and where a mask is nearly all of it."""
+    chance, changed = np.random.default_rng(5), 0
+    for _ in range(400):
+        rows, columns = chance.integers(1, 26, 2)
+        coarse = chance.random((-(-rows // 3), -(-columns // 3))) < chance.choice([0.1, 0.5, 0.9, 0.99])
+        mask = coarse.repeat(3, 0).repeat(3, 1)[:rows, :columns] ^ (chance.random((rows, columns)) < 0.04)
+        if chance.random() < 0.5:  # an object with background around it, on some sides
+            y, x = np.mgrid[:rows, :columns]
+            mask &= (y >= chance.integers(0, 9)) & (y < rows - chance.integers(0, 9)) & (x >= chance.integers(0, 4))
+        if not mask.any():
+            continue
+        least = int(chance.integers(1, 40))
+        expected, filled = remove_small_regions(mask, least, "holes")
+        expected, removed = remove_small_regions(expected, least, "islands")
+        string = rle.encode(mask)
+        x0, y0, x1, y1 = rle.box(string)
+        found = _without_small(string, (x0, y0, x1 - 1, y1 - 1), least)
+        assert (found is not None) == (filled or removed)
+        assert (found or string) == rle.encode(expected)
+        changed += found is not None
+    assert 50 < changed < 350
 
 
 def test_recall_is_counted_over_true_masks():

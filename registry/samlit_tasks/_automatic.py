@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
@@ -279,26 +280,60 @@ def _cleaned(found: list[Found], options: Automatic) -> list[Found]:
     """Without small holes and islands; of masks that are alike then, those that were not changed stay."""
     cleaned, untouched = [], []
     for one in found:
-        mask = rle.decode(one.rle)
-        mask, filled = _without_small(mask, options.min_mask_region_area, holes=True)
-        mask, removed = _without_small(mask, options.min_mask_region_area, holes=False)
-        untouched.append(float(not (filled or removed)))
-        if filled or removed:
-            drawn = rle.encode(mask)
+        drawn = _without_small(one.rle, one.box, options.min_mask_region_area) if one.area else None
+        untouched.append(float(drawn is None))
+        if drawn is not None:
             x0, y0, x1, y1 = rle.box(drawn)
-            one = replace(one, rle=drawn, area=int(mask.sum()), box=(x0, y0, x1 - 1, y1 - 1))
+            one = replace(one, rle=drawn, area=rle.area(drawn), box=(x0, y0, x1 - 1, y1 - 1))
         cleaned.append(one)
     return _apart(cleaned, untouched, max(options.box_nms_thresh, options.crop_nms_thresh))
 
 
-def _without_small(mask: np.ndarray, least: int, holes: bool) -> tuple[np.ndarray, bool]:
-    """A mask with small holes filled, or small islands removed but for the largest; and whether that changed it."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((mask ^ holes).astype(np.uint8), connectivity=8)
-    areas = stats[1:, cv2.CC_STAT_AREA]
-    small = [i + 1 for i, area in enumerate(areas) if area < least]
-    if not small:
-        return mask, False
-    if holes:
-        return mask | np.isin(labels, small), True
-    kept = [i for i in range(1, count) if i not in small] or [int(areas.argmax()) + 1]
-    return np.isin(labels, kept), True
+def _without_small(mask: Rle, box: tuple[int, int, int, int], least: int) -> Rle | None:
+    """A mask with small holes filled, and then without small islands, of which the largest stays; None if it was so.
+
+    Only the part of the image around its box is looked at. What is outside of it is more than a hole.
+    """
+    size = mask.size
+    # From an even row and column: OpenCV numbers pieces by blocks of 2 x 2, and of equal islands the first one stays.
+    top, bottom = max(box[1] - 1, 0) // 2 * 2, min(box[3] + 2, size[0])
+    left, right = max(box[0] - 1, 0) // 2 * 2, min(box[2] + 2, size[1])
+    # To the image's edge where there is so little left that it may be one.
+    if top * (right - left) < least:
+        top = 0
+    if (size[0] - bottom) * (right - left) < least:
+        bottom = size[0]
+    if left * (bottom - top) < least:
+        left = 0
+    if (size[1] - right) * (bottom - top) < least:
+        right = size[1]
+    shape = bottom - top, right - left
+    part = rle.draw(mask, shape, (slice(top, bottom), slice(left, right)))
+    labels, areas = _components(~part)
+    # A side that is not the image's edge has one piece of the background along all of it, which goes on outside.
+    if top or left:
+        areas[labels[0, 0]] = least
+    if bottom < size[0] or right < size[1]:
+        areas[labels[-1, -1]] = least
+    small = areas < least
+    small[0] = False
+    changed = bool(small.any())
+    if changed:
+        part |= small[labels]
+    labels, areas = _components(part)
+    large = areas >= least
+    large[0] = False
+    if large.sum() < len(areas) - 1:
+        changed = True
+        if not large.any():
+            large[1 + areas[1:].argmax()] = True
+        part = large[labels]
+    if not changed:
+        return None
+    return rle.from_ends([rle.moved(rle.runs(rle.encode(part)), shape, (top, left), size)], size)[0]
+
+
+def _components(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Pieces, joined by corners too: the number of each pixel's, 0 where it is in none, and the pixels of each."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    return labels.astype(np.int32, copy=False), stats[:, cv2.CC_STAT_AREA].astype(np.int32)
