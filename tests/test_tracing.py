@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -99,6 +100,14 @@ def test_more_runs_than_there_was_room_for():
     assert len(found.ends) > 10_000
     assert found.ends[-1] == 256 * 256
     assert (np.diff(found.ends) > 0).all()
+
+
+def test_threads_do_not_write_into_each_others_masks():
+    maps = logits(7, 8, 64, 9)
+    alone = tracing.strings(list(tracing.trace(maps, 256, (700, 500))))
+    with ThreadPoolExecutor(4) as pool:
+        several = list(pool.map(lambda _: tracing.strings(list(tracing.trace(maps, 256, (700, 500)))), range(24)))
+    assert all(found == alone for found in several)
 
 
 def test_weights_of_an_axis_are_those_of_both_enlargements():
