@@ -220,6 +220,11 @@ def _trace(
                         ends[count] = base + y
                         count += 1
                         inside = False
+        # Of an image much smaller than the low-res logits the next row may lie far below: outside.
+        if inside and j1 <= high - TAPS and start_y[j1] < rows:
+            ends[count] = base + start_y[j1]
+            count += 1
+            inside = False
     ends[count] = columns * rows
     count += 1
     return count, area, inner, outer, x0, y0, x1, y1
