@@ -16,7 +16,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Outline", "Tracer", "tracer"]
+__all__ = ["Outline", "Tracer"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -58,7 +58,7 @@ class Axis(NamedTuple):
 
 
 class Tracer:
-    """Masks of low-res logits over a frame, at the size of the image in it.
+    """Masks of low-res logits over a frame, at the size of the image in it; not for several threads at once.
 
     Args:
         low: Rows and columns of the low-res logits, four at least.
@@ -86,12 +86,7 @@ class Tracer:
         return Outline(self._ends[:runs].copy(), area, inner, outer, (x0, y0, x1, y1) if area else (0, 0, 0, 0))
 
 
-@lru_cache(32)
-def tracer(low: tuple[int, int], side: int, part: tuple[int, int], size: tuple[int, int]) -> Tracer:
-    """A tracer, made once; not for several threads."""
-    return Tracer(low, side, part, size)
-
-
+@lru_cache(64)
 def axis(low: int, side: int, part: int, size: int) -> Axis:
     """The two enlargements of an axis as one: low -> side, its first `part` -> size."""
     one, other, share = _bilinear(part, size)
@@ -225,6 +220,11 @@ def _trace(
                         ends[count] = base + y
                         count += 1
                         inside = False
+        # Of an image much smaller than the low-res logits the next row may lie far below: outside.
+        if inside and j1 <= high - TAPS and start_y[j1] < rows:
+            ends[count] = base + start_y[j1]
+            count += 1
+            inside = False
     ends[count] = columns * rows
     count += 1
     return count, area, inner, outer, x0, y0, x1, y1

@@ -83,11 +83,11 @@ def trace(
     if logits.device.type != "cpu":
         yield from _on_device(logits, side, original, threshold, offset)
         return
-    from samlit.tracer import tracer  # numba takes a second
+    from samlit.tracer import Tracer  # numba takes a second
 
     if not len(logits):
         return
-    follow = tracer((logits.shape[1], logits.shape[2]), side, frames.fit(*original, side), original)
+    follow = Tracer((logits.shape[1], logits.shape[2]), side, frames.fit(*original, side), original)
     for one in logits.float().numpy():
         found = follow(one, threshold, offset)
         yield Traced(original, found.ends, found.area, found.box, _ratio(found.inner, found.outer))

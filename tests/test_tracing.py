@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -99,6 +100,24 @@ def test_more_runs_than_there_was_room_for():
     assert len(found.ends) > 10_000
     assert found.ends[-1] == 256 * 256
     assert (np.diff(found.ends) > 0).all()
+
+
+@pytest.mark.parametrize(("low", "zoom"), [(16, 1), (64, 4), (256, 4)])
+@pytest.mark.parametrize("size", [(2, 2), (1, 9), (9, 1), (5, 12), (40, 31)], ids=str)
+def test_images_much_smaller_than_the_logits(low, zoom, size):
+    maps = torch.cat([logits(seed, 5, low, 2 + seed % 3) for seed in range(6)])
+    for found, one in zip(tracing.trace(maps, low * zoom, size, -1.5, 0.5), maps, strict=True):
+        agree(found, one, low * zoom, size, -1.5, 0.5)
+        ends = found.ends[1:] if not found.ends[0] else found.ends
+        assert (np.diff(ends, prepend=0) > 0).all()
+
+
+def test_threads_do_not_write_into_each_others_masks():
+    maps = logits(7, 8, 64, 9)
+    alone = tracing.strings(list(tracing.trace(maps, 256, (700, 500))))
+    with ThreadPoolExecutor(4) as pool:
+        several = list(pool.map(lambda _: tracing.strings(list(tracing.trace(maps, 256, (700, 500)))), range(24)))
+    assert all(found == alone for found in several)
 
 
 def test_weights_of_an_axis_are_those_of_both_enlargements():
