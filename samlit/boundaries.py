@@ -117,14 +117,21 @@ def match(found: Mask, drawn: Mask, radius: float) -> tuple[Mask, Mask]:
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import min_weight_full_bipartite_matching
-    from scipy.spatial import KDTree
 
     one, other = np.zeros_like(found), np.zeros_like(drawn)
     places, targets = np.argwhere(found), np.argwhere(drawn)
     if not len(places) or not len(targets):
         return one, other
-    pairs = KDTree(places).sparse_distance_matrix(KDTree(targets), radius, output_type="coo_matrix")
-    row, column, distance = pairs.row, pairs.col, pairs.data
+    # Every pixel's neighbours within the radius, by number; -1 where there is none.
+    around = int(radius)
+    numbers = np.full((drawn.shape[0] + 2 * around, drawn.shape[1] + 2 * around), -1)
+    numbers[tuple(targets.T + around)] = np.arange(len(targets))
+    steps = np.stack(np.mgrid[-around : around + 1, -around : around + 1], -1).reshape(-1, 2)
+    far = np.hypot(*steps.T)
+    steps, far = steps[far <= radius], far[far <= radius]
+    near = numbers[tuple((places[:, None] + steps + around).transpose(2, 0, 1))]
+    row, step = np.nonzero(near >= 0)
+    column, distance = near[row, step], far[step]
     # Pixels near nobody are not matched, whatever the others do.
     rows, row = np.unique(row, return_inverse=True)
     columns, column = np.unique(column, return_inverse=True)
