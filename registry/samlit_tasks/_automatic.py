@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -132,18 +131,16 @@ def everything(
     sizes = scene.batch.original if scene.batch.samples else scene.batch.sizes
     every: list[list[Found]] = []
     for image, (rows, columns) in enumerate(sizes.tolist()):
-        found: list[_Candidate] = []
+        found: list[Found] = []
         windows = list(_windows(rows, columns, options))
         for layer, window in windows:
             part = yield from _window(scene, image, (rows, columns), window, layer, options, keep_logits)
             found += part
         if len(windows) > 1:
             found = _apart(found, [1 / _size(one.crop) for one in found], options.crop_nms_thresh)
-        drawn = strings([one.traced for one in found])
-        masks = [one.with_mask(mask) for one, mask in zip(found, drawn, strict=True)]
         if options.min_mask_region_area:
-            masks = _cleaned(masks, options)
-        every.append(masks)
+            found = _cleaned(found, options)
+        every.append(found)
     return every
 
 
@@ -159,27 +156,6 @@ def questions(scene: Scene, options: Automatic) -> int:
 
 def _per_side(options: Automatic, layer: int) -> int:
     return max(options.points_per_side // int(options.crop_n_points_downscale_factor**layer), 1)
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A mask that may yet go, not written as a string yet; attributes as of `Found`."""
-
-    traced: Traced
-    predicted_iou: float
-    point: tuple[float, float]
-    crop: tuple[int, int, int, int]
-    logits: Tensor | None
-
-    @property
-    def box(self) -> tuple[int, int, int, int]:
-        return self.traced.box
-
-    def with_mask(self, mask: Rle) -> Found:
-        traced = self.traced
-        return Found(
-            mask, traced.area, traced.box, self.predicted_iou, traced.stability, self.point, self.crop, self.logits
-        )
 
 
 def _windows(rows: int, columns: int, options: Automatic) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
@@ -203,7 +179,7 @@ def _window(
     layer: int,
     options: Automatic,
     keep_logits: bool,
-) -> Generator[PromptSet, Prediction, list[_Candidate]]:
+) -> Generator[PromptSet, Prediction, list[Found]]:
     """What one window shows."""
     x0, y0, x1, y1 = crop
     rows, columns = y1 - y0, x1 - x0
@@ -220,11 +196,11 @@ def _window(
         least if least is not None and least > 0 else None
         for least in (options.pred_iou_thresh, options.stability_score_thresh)
     )
-    found: list[_Candidate] = []
+    found: list[Found] = []
     for at in range(0, len(grid), options.points_per_batch):
-        some = framed[at : at + options.points_per_batch]
-        values = torch.cat([some, torch.ones_like(some[:, :1])], 1)[:, None]
-        index = torch.full((len(some),), image, device=device)
+        points = framed[at : at + options.points_per_batch]
+        values = torch.cat([points, torch.ones_like(points[:, :1])], 1)[:, None]
+        index = torch.full((len(points),), image, device=device)
         asked = {"points": Ragged.of(values)}
         # Rows ask for no true mask: none of the batch has that number.
         target = torch.full_like(index, len(scene.masks))
@@ -234,16 +210,20 @@ def _window(
         if least_iou is not None:
             keep = keep[iou > least_iou]
         traces = trace(logits[keep], side, (rows, columns), offset=options.stability_score_offset)
+        some: list[tuple[int, float, Traced]] = []
         for number, predicted, traced in zip(keep.tolist(), iou[keep].tolist(), traces, strict=True):
             if least_stable is not None and not traced.stability >= least_stable:
                 continue
-            if window is not None:
-                traced = traced.within((y0, x0), original)
-            if _at_edge(traced.box, crop, original):
-                continue
-            px, py = within[at + number // masks]
+            placed = traced if window is None else traced.within((y0, x0), original)
+            if not _at_edge(placed.box, crop, original):
+                some.append((number, predicted, placed))
+        # As strings, a quarter of what runs take, for there may be thousands before the NMS.
+        drawn = strings([traced for _, _, traced in some])
+        for mask, (number, predicted, traced) in zip(drawn, some, strict=True):
+            x, y = within[at + number // masks]
+            point = float(x + x0), float(y + y0)
             kept = logits[number].clone() if keep_logits else None
-            found.append(_Candidate(traced, predicted, (float(px + x0), float(py + y0)), crop, kept))
+            found.append(Found(mask, traced.area, traced.box, predicted, traced.stability, point, crop, kept))
     return _apart(found, [one.predicted_iou for one in found], options.box_nms_thresh)
 
 
@@ -255,15 +235,7 @@ def _at_edge(box: tuple[int, int, int, int], crop: tuple[int, int, int, int], or
     )
 
 
-class _Boxed(Protocol):
-    @property
-    def box(self) -> tuple[int, int, int, int]: ...
-
-
-Some = TypeVar("Some", bound=_Boxed)
-
-
-def _apart(found: list[Some], scores: list[float], most: float) -> list[Some]:
+def _apart(found: list[Found], scores: list[float], most: float) -> list[Found]:
     """Those whose boxes are not much like a better one's, the best first."""
     if not found:
         return []
