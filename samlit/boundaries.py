@@ -126,7 +126,8 @@ def match(found: Mask, drawn: Mask, radius: float) -> tuple[Mask, Mask]:
     around = int(radius)
     numbers = np.full((drawn.shape[0] + 2 * around, drawn.shape[1] + 2 * around), -1)
     numbers[tuple(targets.T + around)] = np.arange(len(targets))
-    steps = np.stack(np.mgrid[-around : around + 1, -around : around + 1], -1).reshape(-1, 2)
+    reach = range(-around, around + 1)
+    steps = np.array([(y, x) for y in reach for x in reach])
     far = np.hypot(*steps.T)
     steps, far = steps[far <= radius], far[far <= radius]
     near = numbers[tuple((places[:, None] + steps + around).transpose(2, 0, 1))]
