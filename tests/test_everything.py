@@ -218,7 +218,7 @@ def test_mobile_sam_finds_in_photographs_what_it_finds_with_the_released_code(la
     pixels = source[40].pixels()
     found = found_in(own, 1024, pixels, **keys)
     assert_same(found, SamAutomaticMaskGenerator(released, **keys).generate(pixels))
-    assert len(found) >= 3
+    assert len(found) >= 2
 
 
 def test_it_validates_a_training_and_watches_what_it_forgets(tmp_path, capsys):
