@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -143,8 +144,8 @@ def main(argv: list[str]) -> int:
         "task": options.task,
         "keys": keys,
         "weights": options.weights,
-        "data": [vars(one) for one in done],
-        "mean": mean(done),
+        "data": [{**vars(one), "numbers": _written(one.numbers)} for one in done],
+        "mean": _written(mean(done)),
     }
     show(done)
     if options.sets:
@@ -241,10 +242,17 @@ def _tell_suite(done: Sequence[Evaluation], limit: int | None) -> None:
 
 
 def mean(done: Sequence[Evaluation]) -> dict[str, float]:
-    """Of every number its mean over data sets, each of which counts as one, as in the paper."""
+    """Of every number its mean over the data sets that have it, each of which counts as one, as in the paper."""
     names = dict.fromkeys(name for one in done for name in one.numbers)
-    values = {name: [one.numbers[name] for one in done if name in one.numbers] for name in names}
-    return {name: sum(some) / len(some) for name, some in values.items()}
+    values = {
+        name: [one.numbers[name] for one in done if not math.isnan(one.numbers.get(name, math.nan))] for name in names
+    }
+    return {name: sum(some) / len(some) if some else math.nan for name, some in values.items()}
+
+
+def _written(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """Numbers as JSON has them, which knows no nan."""
+    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
 
 
 def show(done: Sequence[Evaluation]) -> None:
@@ -264,7 +272,9 @@ def show(done: Sequence[Evaluation]) -> None:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.0f}" if value == int(value) and abs(value) > 1 else f"{value:.3f}"
+    if value is None or not math.isfinite(value):  # such as AP of large things where there are none
+        return "" if value is None else "-"
+    return f"{value:.0f}" if value == int(value) and abs(value) > 1 else f"{value:.3f}"
 
 
 class _Kept:

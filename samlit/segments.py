@@ -85,11 +85,15 @@ class Panoptic:
                 found.setdefault(key, one)
         return found
 
-    def segments(self, key: str) -> Segments:
+    def segments(self, key: str, size: tuple[int, int] | None = None) -> Segments:
         """The true segments of a sample's image.
 
+        Args:
+            key: Of the sample.
+            size: Rows and columns of its image, which the PNG must have; any if not given.
+
         Raises:
-            ValueError: The file has no such image, or its PNG is not there.
+            ValueError: The file has no such image, its PNG cannot be read, or does not belong to it; one line.
         """
         if key not in self._of:
             raise ValueError(f"{self.path}: has no image {key!r}; give the annotations of the images that are judged")
@@ -97,10 +101,21 @@ class Panoptic:
         file = self.folder / one["file_name"]
         if not file.is_file():
             raise ValueError(f"{self.path}: there is no {file}")
-        colours = np.asarray(Image.open(file).convert("RGB"), np.int64)
-        info = one["segments_info"]
+        try:
+            with Image.open(file) as picture:
+                colours = np.asarray(picture.convert("RGB"), np.int64)
+        except OSError as error:
+            raise ValueError(f"{file} cannot be read ({one_line(error)})") from error
+        rows, columns = colours.shape[:2]
+        if size is not None and (rows, columns) != size:
+            raise ValueError(
+                f"{file} is {rows} x {columns}, and {key} is {size[0]} x {size[1]}: they do not belong together"
+            )
+        map_, info = colours @ np.array([1, 256, 65536]), one["segments_info"]
+        if stray := set(np.unique(map_).tolist()) - {0} - {segment["id"] for segment in info}:
+            raise ValueError(f"{file} has a segment {min(stray)} that {self.path} has not")
         return Segments(
-            colours @ np.array([1, 256, 65536]),
+            map_,
             {segment["id"]: segment["category_id"] for segment in info},
             frozenset(segment["id"] for segment in info if segment.get("iscrowd")),
         )

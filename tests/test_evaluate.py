@@ -154,3 +154,21 @@ def test_help_has_the_tasks_keys(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "--task.most" in out
     assert "--weights NAME|FILE" in out
+
+
+def test_a_number_that_nothing_is_known_of_is_told_as_none(capsys: pytest.CaptureFixture[str]) -> None:
+    nan = float("nan")
+    done = [
+        evaluate.Evaluation("a", 1, 1, 1.0, {"ap": 0.5, "ap_large": nan, "ap_rare": nan}),
+        evaluate.Evaluation("b", 1, 1, 1.0, {"ap": 0.3, "ap_large": 0.25, "ap_rare": nan}),
+    ]
+    mean = evaluate.mean(done)
+    assert (mean["ap"], mean["ap_large"]) == (pytest.approx(0.4), 0.25), "no data set of those that have it not"
+    assert mean["ap_rare"] != mean["ap_rare"]
+    evaluate.show(done)
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.split()}
+    assert rows["ap_large"] == ["-", "0.250", "0.250"]
+    assert rows["ap_rare"] == ["-", "-", "-"]
+    assert json.loads(json.dumps(evaluate._written(mean), allow_nan=False)) == {
+        "ap": pytest.approx(0.4), "ap_large": 0.25, "ap_rare": None,
+    }  # fmt: skip

@@ -230,3 +230,60 @@ def test_what_is_no_panoptic_file_is_one_line(tmp_path):
         segments.Panoptic(file, str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match=r"labels: there is no function or class nobody\.Names"):
         Semantic(file, labels="nobody.Names")
+
+
+def disturbed(truth):
+    """Segments moved, cut in two, taken for another class and lost; the same each time."""
+    map_, known = np.zeros_like(truth.map), {}
+    for i, (number, kind) in enumerate(truth.classes.items()):
+        if i % 7 == 5:
+            continue
+        mask = np.roll(truth.map == number, (i % 5 - 2, 3 * (i % 3) - 3), (0, 1))
+        other = [1, 184, kind][min(i % 6, 2)]
+        halves = [mask] if i % 4 else [mask & (np.arange(mask.shape[1]) % 640 < 330), mask]
+        for part in reversed(halves):
+            map_[part] = len(known) + 1
+            known[len(known) + 1] = other
+    there = set(np.unique(map_).tolist())
+    return Segments(map_, {number: kind for number, kind in known.items() if number in there})
+
+
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"{SAMPLE} is not here: SAMLIT_SHARED names the folder of real data")
+@pytest.mark.parametrize(
+    ("crowds", "expected"),
+    [
+        (False, [0.581034467, 0.834201759, 0.716858483, 0.626839595, 0.747064169, 0.850383632,
+                 0.53522934, 0.921339348, 0.583333333]),
+        (True, [0.510699563, 0.674927367, 0.661654135, 0.584424623, 0.713829496, 0.824561404,
+                0.412399483, 0.623057863, 0.444444444]),
+    ],
+)  # fmt: skip
+def test_the_disturbed_samples_numbers_are_those_of_the_released_code(crowds, expected):
+    # What panopticapi (1ad5afa) said of the same segments, written as PNG and JSON; with every third one a crowd too.
+    known = segments.Panoptic(str(SAMPLE / "panoptic_examples.json"))
+    told = []
+    for key in ("000000142238", "000000439180"):
+        truth = known.segments(key)
+        many = frozenset(list(truth.classes)[1::3]) if crowds else truth.crowd
+        told.append(segments.compare(Segments(truth.map, truth.classes, many), disturbed(truth)))
+    found = segments.quality(told, known.things)
+    assert [name + end for end in ("", "_things", "_stuff") for name in ("pq", "sq", "rq")] == list(found)
+    assert list(found.values()) == pytest.approx(expected, abs=1e-9)
+
+
+def test_pictures_that_do_not_belong_are_one_line(tmp_path):
+    made = samples(sizes=((50, 90),), count=2)
+    file = written(tmp_path, made)
+    view = scene(samples(sizes=((50, 80),), count=2))
+    for kind in (Panoptic, Semantic):
+        with pytest.raises(
+            ValueError, match=r"5\.png is 50 x 90, and picture 0 is 50 x 80: they do not belong together"
+        ):
+            drive(kind(file, options=UNFILTERED), view, everywhere(view))
+    known = segments.Panoptic(file)
+    Image.new("RGB", (90, 50), (1, 2, 3)).save(tmp_path / "panoptic" / "5.png")
+    with pytest.raises(ValueError, match=r"5\.png has a segment 197121 that .*panoptic\.json has not"):
+        known.segments("picture 0")
+    (tmp_path / "panoptic" / "5.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"^.*5\.png cannot be read \([^\n]*\)$"):
+        known.segments("picture 0")

@@ -27,7 +27,7 @@ def labeller(labels: str | None, annotations: Panoptic) -> Labels:
         ValueError: There is no such thing.
     """
     if labels is None:
-        return lambda sample, masks: _true(annotations.segments(sample.key), masks)
+        return lambda sample, masks: _true(annotations.segments(sample.key, sample.size), masks)
     try:
         found = pydoc.locate(labels)
     except pydoc.ErrorDuringImport as error:

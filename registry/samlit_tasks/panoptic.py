@@ -53,7 +53,7 @@ class Panoptic(Task):
             strings = [one.rle for one in masks]
             named = self.labels(sample, strings)
             mine = joined(strings, named, sample.size, self.annotations.things)
-            told = _segments.compare(self.annotations.segments(sample.key), mine)
+            told = _segments.compare(self.annotations.segments(sample.key, sample.size), mine)
             made.append(mine)
             rows.append([[kind, *counts] for kind, counts in told.items()])
         return {"panoptic": rows, "segments": made}

@@ -48,7 +48,7 @@ class Semantic(Task):
         for sample, masks in zip(scene.batch.samples, found, strict=True):
             strings = [one.rle for one in masks]
             mine = joined(strings, self.labels(sample, strings), sample.size, set())
-            told = _segments.shares(self.annotations.segments(sample.key), mine)
+            told = _segments.shares(self.annotations.segments(sample.key, sample.size), mine)
             rows.append([[kind, *pixels] for kind, pixels in told.items()])
         return {"semantic": rows}
 
