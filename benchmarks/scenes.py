@@ -2,6 +2,7 @@
 
 python benchmarks/scenes.py --scenes 50 --picture docs/pictures/shapes.png
 python benchmarks/scenes.py --scenes 50 --style clear --min-area 300 --picture docs/pictures/shapes_clear.png
+python benchmarks/scenes.py --scenes 50 --style worded --min-area 60 --picture docs/pictures/shapes_worded.png
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=50, help="held-out scenes to measure on")
     parser.add_argument("--size", type=int, default=128, help="long side in pixels")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--style", choices=("rich", "clear"), default="rich")
+    parser.add_argument("--style", choices=("rich", "clear", "worded"), default="rich")
     parser.add_argument("--min-area", type=int, default=32, help="visible pixels of a mask at least")
     parser.add_argument("--picture", type=Path, help="also draw 12 scenes to this PNG")
     given = parser.parse_args()

@@ -48,6 +48,8 @@ class Answers:
             batch = self.batch
             if not batch.samples:
                 raise ValueError("prompts about a window of an image, or a changed one, need it: Task.originals")
+            if batch.embedding is not None:
+                raise ValueError("prompts about a window of an image, or a changed one, need it, and it comes embedded")
             samples = batch.samples if window is None else [batch.samples[window.image]]
             if change is not None:
                 samples = [replace(sample, image=change.apply(sample.pixels())) for sample in samples]

@@ -240,7 +240,8 @@ def nms(edges: Map, radius: int = 1, margin: float = 1.01, smooth: int = 4, bord
     dy, dx = np.gradient(smoothed)
     dyy, dxy = np.gradient(dy)[0], np.gradient(dx)[0]
     dxx = np.gradient(dx)[1]
-    direction = np.mod(np.arctan(dyy * np.sign(-dxy) / (dxx + 1e-5)), np.pi)
+    # The released code takes the sign of 0 as 0: an edge that is exactly horizontal would be compared along itself.
+    direction = np.mod(np.arctan(dyy * np.where(dxy > 0, -1, 1) / (dxx + 1e-5)), np.pi)
     y, x = np.mgrid[: edges.shape[0], : edges.shape[1]].astype(np.float32)
     across = np.cos(direction), np.sin(direction)
     keep = np.ones(edges.shape, np.bool_)

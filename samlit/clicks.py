@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from samlit.counting import pixels
+
 __all__ = ["centre", "deepest", "uniform"]
 
 
@@ -26,7 +28,7 @@ def uniform(region: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]
         (P, 2) int64, (x, y) of the pixel; and (P,) bool, False where the region is empty.
     """
     p, h, w = region.shape
-    below = region.sum(2, dtype=torch.int32).cumsum(1)  # pixels down to and including each row
+    below = pixels(region, dim=1).cumsum(1)  # pixels down to and including each row
     total = below[:, -1]
     drawn = torch.rand(p, device=region.device, generator=generator, dtype=torch.float64) * total
     rank = torch.minimum(drawn.to(torch.int32), (total - 1).clamp_min(0))[:, None] + 1  # from 1 to total

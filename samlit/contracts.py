@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from samlit.faults import Damaged
 from samlit.order import Order, Shuffled
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from samlit.layers import PositionCode
 
-__all__ = ["Decoder", "Dense", "Encoder", "Frame", "Prompt", "Source", "Sparse", "Task"]
+__all__ = ["Decoder", "Dense", "Encoder", "Factored", "Frame", "Prompt", "Source", "Sparse", "Task"]
 
 
 class Encoder(nn.Module, ABC):
@@ -114,6 +115,26 @@ class Dense(NamedTuple):
     valid: Tensor
 
 
+class Factored(NamedTuple):
+    """Maps to add, of which each cell is a linear function of a few numbers: `codes @ weight.T + bias`.
+
+    Attributes:
+        codes: (P, h, w, r), with r far below C.
+        weight: (C, r).
+        bias: (C,).
+        valid: (P,) bool, which rows have one.
+    """
+
+    codes: Tensor
+    weight: Tensor
+    bias: Tensor
+    valid: Tensor
+
+    def dense(self) -> Dense:
+        """The maps themselves."""
+        return Dense(F.linear(self.codes, self.weight, self.bias).permute(0, 3, 1, 2), self.valid)
+
+
 class Prompt(nn.Module, ABC):
     """One type of prompt, its whole life: parsed from a person, simulated from a mask, encoded, and drawn.
 
@@ -124,14 +145,23 @@ class Prompt(nn.Module, ABC):
         option: The option of `samlit segment` that gives one ("--point"), without the dashes.
         padding: SAM appends a "not a point" token to points that come without a box (SAM_SPEC 1.4). "needs" asks
             for that token, "replaces" makes it unnecessary in its row, "ignores" is everything else.
+        costly: Whether simulating one takes as long as a model does, so that it is done only for masks that get one.
     """
 
     name: ClassVar[str]
     option: ClassVar[str]
     padding: ClassVar[Literal["needs", "replaces", "ignores"]] = "ignores"
+    costly: ClassVar[bool] = False
+
+    def start(self) -> None:
+        """Find what a training needs beside the model; called before one, and by nothing that only uses a model.
+
+        Raises:
+            SamlitError: It cannot be had.
+        """
 
     @abstractmethod
-    def encode(self, given: Ragged, frame: Frame) -> Sparse | Dense:
+    def encode(self, given: Ragged, frame: Frame) -> Sparse | Dense | Factored:
         """Encode what was given: values (P, N, ...) in pixels of the frame."""
 
     @abstractmethod
@@ -141,7 +171,8 @@ class Prompt(nn.Module, ABC):
         Args:
             truth: (P, H, W) bool.
             predicted: (P, H, W) bool; None before the first answer.
-            scene: Where chance comes from (`scene.generator`) and whether the model is training.
+            scene: Where chance comes from (`scene.generator`) and whether the model is training. Before the first
+                answer its masks are those of `truth`, row by row, with their images and phrases.
         """
 
     @abstractmethod
@@ -188,9 +219,11 @@ class Decoder(nn.Module, ABC):
     Attributes:
         quality_first: Whether `forward` takes `min_iou` too: only rows of which a mask's predicted IoU exceeds it have
             to be drawn. Masks of the others are empty.
+        factored: Whether `dense` may be `Factored`, which is less work where it is made use of.
     """
 
     quality_first: bool = False
+    factored: bool = False
 
     @abstractmethod
     def forward(
@@ -199,7 +232,7 @@ class Decoder(nn.Module, ABC):
         position: Tensor,
         image_index: Tensor,
         sparse: Sparse,
-        dense: Tensor | None,
+        dense: Tensor | Factored | None,
         multimask: bool | None,
     ) -> tuple[Tensor, Tensor]:
         """Answer P prompts.
@@ -226,7 +259,8 @@ class Task(ABC):
         attached: Whether later prompts are made of an earlier answer's logits in such a way that gradients flow
             through them. Answers of other tasks come without a graph, and each is learned from before the next.
         prompts: The prompt types that a model must take to be asked.
-        originals: Whether the task looks at images and masks at their own size, `scene.batch.samples`.
+        originals: Whether the task needs images and masks at their own size, `scene.batch.samples`. While training
+            they are as coarse as the frame shows them.
     """
 
     attached: bool = False

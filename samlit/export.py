@@ -1,11 +1,11 @@
-"""`samlit export`: weights for SAM's own code, for transformers, and as safetensors."""
+"""`samlit export`: weights for SAM's own code, for transformers, as safetensors, and graphs for ONNX."""
 
 from __future__ import annotations
 
 import json
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,25 @@ from samlit.architecture import Architecture
 from samlit.errors import ArgumentParser, UsageError
 from samlit.model import PIXEL_MEAN, PIXEL_STD, Sam
 
-__all__ = ["huggingface", "main", "official", "safetensors", "sam"]
+__all__ = ["PARTS", "huggingface", "main", "official", "onnx", "safetensors", "sam"]
+
+PARTS = ("encoder", "decoder", "single", "batched", "browser")
 
 EPILOG = """formats:
   sam           one file of tensors by SAM's own names, as segment-anything and MobileSAM load it
   safetensors   the same as safetensors
   hf            a folder that transformers' SamModel and SamProcessor load
+  onnx          a folder of graphs, each of them run and compared before it is kept: encoder; decoder, with the inputs
+                and outputs of SAM's own export, and single, its one-mask form; batched, several prompts at once; and
+                for browsers prepare, once an image, and prompt, once a click
 
 what a format cannot say (a prompt type, a decoder or an encoder that its readers have not) is refused
 
 examples:
   samlit export --weights runs/own/best.ckpt --to sam --out own.pth
   samlit export --weights sam_vit_b --to hf --out sam_vit_b_hf
+  samlit export --weights mobile_sam --to onnx --out mobile_sam_onnx
+  samlit export --weights mobile_sam --to onnx --part browser --precision int8 --out page
 """
 
 
@@ -45,14 +52,27 @@ def main(argv: list[str]) -> int:
     )
     told = "published weights (`samlit list weights`), or a file: runs/NAME/best.ckpt"
     parser.add_argument("--weights", required=True, metavar="NAME|FILE", help=told)
-    parser.add_argument("--to", required=True, choices=list(FORMATS), help="the format")
-    parser.add_argument("--out", required=True, metavar="PATH", help="a file, or for hf a folder that is not there yet")
+    parser.add_argument("--to", required=True, choices=[*FORMATS, "onnx"], help="the format")
+    parser.add_argument("--out", required=True, metavar="PATH", help="a file, or for hf and onnx a new folder")
+    graphs = parser.add_argument_group("onnx")
+    graphs.add_argument("--part", nargs="+", choices=PARTS, help="which graphs; all of them if not given")
+    graphs.add_argument("--opset", type=int, metavar="N", help="version of ONNX's operators, 18 if not given")
+    graphs.add_argument("--precision", choices=("fp32", "fp16", "int8"), help="of weights and arithmetic; fp32")
     options = parser.parse_args(argv)
     out = Path(options.out)
+    asked = {name: value for name in ("part", "opset", "precision") if (value := getattr(options, name)) is not None}
+    if asked and options.to != "onnx":
+        raise UsageError(f"--{next(iter(asked))} is for --to onnx")
+    if not 18 <= asked.get("opset", 18) <= 23:
+        raise UsageError(f"--opset {options.opset}: from 18 to 23")
     _check_name(out, options.to)
     net, image_size = checkpoints.load(options.weights)
     try:
-        FORMATS[options.to](net, image_size, out)
+        if options.to == "onnx":
+            for line in onnx(net, image_size, out, **asked):
+                print(line)
+        else:
+            FORMATS[options.to](net, image_size, out)
     except ValueError as error:
         raise ValueError(f"{options.weights} cannot be exported to {options.to}: {error}") from error
     print(f"saved to {out}")
@@ -61,9 +81,9 @@ def main(argv: list[str]) -> int:
 
 def _check_name(out: Path, to: str) -> None:
     """Refuse a name that its readers would take for something else, before anything is loaded."""
-    if to == "hf":
+    if to in ("hf", "onnx"):
         if out.is_file() or (out.is_dir() and any(out.iterdir())):
-            raise UsageError(f"--out {out}: is there already; --to hf makes a new folder")
+            raise UsageError(f"--out {out}: is there already; --to {to} makes a new folder")
         return
     if out.is_dir():
         raise UsageError(f"--out {out}: is a folder; --to {to} writes a file")
@@ -170,6 +190,15 @@ def huggingface(net: Sam, image_size: int, out: Path) -> None:
         beside.replace(out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def onnx(
+    net: Sam, image_size: int, out: Path, part: Sequence[str] = PARTS, opset: int = 18, precision: str = "fp32"
+) -> list[str]:
+    """Write graphs for ONNX; see `samlit.onnx_export.write`."""
+    from samlit import onnx_export  # its packages are an extra
+
+    return onnx_export.write(net, image_size, out, onnx_export.Options(tuple(part), opset, precision))
 
 
 def _write(path: Path, tree: dict[str, Any]) -> None:

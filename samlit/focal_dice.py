@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from samlit.counting import pixels
+
 __all__ = ["Compared", "compared"]
 
 NEAR, FAR = 2**18, 2**25
@@ -85,8 +87,8 @@ class _FocalDice(torch.autograd.Function):
 def _compare(up: Tensor, truth: Tensor, alpha: float, gamma: float, hard: Tensor, learns: bool) -> tuple[Tensor, ...]:
     """Focal, dice and IoU of logits (p, M, H, W), which are used up, and the slopes of the first two where wanted."""
     torch.gt(up, 0, out=hard)
-    both = _pixels(hard & truth[:, None])
-    sizes = _pixels(hard), _pixels(truth)[:, None]
+    both = pixels(hard & truth[:, None])
+    sizes = pixels(hard), pixels(truth)[:, None]
     either = sizes[0] + sizes[1] - both
     iou = torch.where(either > 0, both / either.clamp_min(1), 1.0)
     inside = truth[:, None].to(up.dtype)  # products of floats: choosing by truth values is slow on a CPU
@@ -111,11 +113,6 @@ def _compare(up: Tensor, truth: Tensor, alpha: float, gamma: float, hard: Tensor
     inner = 2 / whole[..., None, None] - outer
     by_dice = m.mul_(rest).mul_(sign).mul_((inside * (inner - outer)).add_(outer))
     return focal, dice, iou, by_focal, by_dice
-
-
-def _pixels(mask: Tensor) -> Tensor:
-    """(..., H, W) bool -> (...) int32; bytes add up faster than truths do."""
-    return mask.view(torch.uint8).flatten(-2).sum(-1, dtype=torch.int32)
 
 
 def _sum(a: Tensor, b: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from samlit.faults import Damaged, blaming
 from samlit.strokes import Strokes
 from samlit.structures import Batch, Embedding, Sample
 
-__all__ = ["Framed", "fit", "frame", "pack"]
+__all__ = ["Framed", "fit", "frame", "pack", "unframed"]
 
 Bytes = npt.NDArray[np.uint8]
 Window = tuple[slice, slice]
@@ -172,6 +172,32 @@ def pack(samples: Sequence[Framed], pinned: bool = False) -> Batch:
         phrases=[p for s in samples for p in (s.phrases or ("",) * len(s.strokes))],
         embedding=_stacked([s.embedding for s in samples], pinned),
     )
+
+
+def unframed(batch: Batch) -> Batch:
+    """A batch with samples made of what its frames show, for tasks that judge at the images' own sizes.
+
+    For where the images themselves are not at hand, in a training's validation: pictures and masks are of their own
+    sizes, and as coarse as they are in the frame. Images that come embedded, and are not looked at, are black.
+    """
+    index, images = batch.image_index.tolist(), []
+    for image, ((rows, columns), (high, wide)) in enumerate(
+        zip(batch.sizes.tolist(), batch.original.tolist(), strict=True)
+    ):
+        mine = [k for k, of in enumerate(index) if of == image]
+        masks = [
+            rle.encode(rle.draw(mask, (high, wide)))
+            for mask in rle.encode_many(batch.masks[mine, :rows, :columns].cpu().numpy())
+        ]
+        if batch.embedding is None:
+            shown = batch.image[image, :, :rows, :columns].permute(1, 2, 0).cpu().numpy()
+            pixels = np.asarray(Image.fromarray(shown).resize((wide, high), Image.Resampling.BILINEAR))
+        else:
+            pixels = np.broadcast_to(np.zeros((), np.uint8), (high, wide, 3))
+        phrases = tuple(batch.phrases[k] for k in mine) if batch.phrases else ()
+        key = batch.keys[image] if batch.keys else ""
+        images.append(Sample(key, pixels, tuple(masks), phrases if all(phrases) else ()))
+    return replace(batch, samples=images)
 
 
 def _stacked(embeddings: Sequence[tuple[npt.NDArray[np.floating], ...] | None], pinned: bool) -> Embedding | None:

@@ -75,7 +75,8 @@ def draw_precision(file: Path, recall: Sequence[float], precision: Sequence[floa
     axes = figure.subplots()
     for tenth in range(1, 10):
         f = tenth / 10
-        at = [f / 2 + (1 - f / 2) * i / 100 for i in range(1, 101)]
+        least = f / (2 - f)  # where precision is 1
+        at = [least + (1 - least) * i / 100 for i in range(101)]
         equal = [f * r / (2 * r - f) for r in at]
         axes.plot(at, equal, color="#d5dbe3", linewidth=0.8)
         axes.annotate(

@@ -11,18 +11,15 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from samlit.counting import pixels
+
 __all__ = ["Collected", "MeanByName", "mask_iou"]
 
 
 def mask_iou(a: Tensor, b: Tensor) -> Tensor:
     """IoU of masks: (..., H, W) bool, broadcast against each other -> (...) float; 1 where both are empty."""
-    both, either = _count(a & b), _count(a | b)
+    both, either = pixels(a & b), pixels(a | b)
     return torch.where(either > 0, both / either.clamp_min(1), 1.0)
-
-
-def _count(mask: Tensor) -> Tensor:
-    """Pixels of masks, (..., H, W) bool -> (...) int32; bytes add up faster than truths do."""
-    return mask.view(torch.uint8).flatten(-2).sum(-1, dtype=torch.int32)
 
 
 class MeanByName(Metric):
@@ -64,9 +61,13 @@ class Collected(Metric, ABC):
 
     A subclass turns a result into rows in `rows`, and judges all of them in `judge`. Rows are JSON, so they are saved
     with what has been evaluated so far.
+
+    Attributes:
+        counts: The numbers that are left out where a validation's are averaged into one: counts, seconds, errors.
     """
 
     full_state_update = False
+    counts: Sequence[str] = ()
 
     def __init__(self) -> None:
         super().__init__()

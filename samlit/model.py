@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from samlit.contracts import Decoder, Dense, Encoder, Frame, Prompt, Sparse
+from samlit.contracts import Decoder, Dense, Encoder, Factored, Frame, Prompt, Sparse
 from samlit.layers import PositionCode
 from samlit.structures import Embedding, Prediction, PromptSet, Ragged
 
@@ -90,7 +92,7 @@ class Sam(nn.Module):
             count = count + self.prompt_types[name].count(given)
         return count
 
-    def _encode(self, prompts: PromptSet, frame: Frame) -> tuple[Sparse, Tensor | None]:
+    def _encode(self, prompts: PromptSet, frame: Frame) -> tuple[Sparse, Tensor | Factored | None]:
         """Tokens (P, N, C), and the map to add to the embedding, (P, C, h, w) or (1, C, 1, 1)."""
         if unknown := prompts.given.keys() - self.prompts.keys():
             raise ValueError(
@@ -102,16 +104,16 @@ class Sam(nn.Module):
             if self.prompt_types[name].padding == "replaces":
                 bounded = bounded | given.valid.any(1)
         tokens, valid = [], []
-        dense: Tensor | None = None
+        maps: list[Tensor | Factored] = []
         for name, prompt in self.prompt_types.items():
             missing = prompt.missing()
             if name not in prompts.given:
                 if missing is not None:
-                    dense = _add(dense, missing[None, :, None, None])
+                    maps.append(missing[None, :, None, None])
                 continue
             encoded = prompt.encode(_clean(prompts.given[name]), frame)
-            if isinstance(encoded, Dense):
-                dense = _add(dense, encoded.map if _all(encoded.valid) else _or(encoded, missing))
+            if isinstance(encoded, Dense | Factored):
+                maps.append(_everywhere(encoded, missing))
                 continue
             tokens.append(encoded.tokens)
             valid.append(encoded.valid)
@@ -119,6 +121,7 @@ class Sam(nn.Module):
             if prompt.padding == "needs" and padding is not None:
                 tokens.append(padding.expand(rows, 1, -1))
                 valid.append((encoded.valid.any(1) & ~bounded)[:, None])
+        dense = _sum(maps, self.decoder.factored)
         if not tokens:
             none = torch.zeros(rows, 0, self.encoder.channels, device=device)
             return Sparse(none, none.new_zeros(rows, 0, dtype=torch.bool)), dense
@@ -137,10 +140,18 @@ def _all(valid: Tensor) -> bool:
     return valid.device.type == "cpu" and not torch.compiler.is_compiling() and bool(valid.all())
 
 
-def _or(encoded: Dense, missing: Tensor | None) -> Tensor:
+def _everywhere(encoded: Dense | Factored, missing: Tensor | None) -> Tensor | Factored:
+    """What to add in each row, also in those that have none."""
+    if _all(encoded.valid):
+        return encoded.map if isinstance(encoded, Dense) else encoded
+    dense = encoded if isinstance(encoded, Dense) else encoded.dense()
     otherwise = 0.0 if missing is None else missing[None, :, None, None]
-    return torch.where(encoded.valid[:, None, None, None], encoded.map, otherwise)
+    return torch.where(dense.valid[:, None, None, None], dense.map, otherwise)
 
 
-def _add(a: Tensor | None, b: Tensor) -> Tensor:
-    return b if a is None else a + b
+def _sum(maps: list[Tensor | Factored], factored: bool) -> Tensor | Factored | None:
+    """All that is to be added; a single one as it is, if it may be."""
+    if factored and len(maps) == 1:
+        return maps[0]
+    plain = [x.dense().map if isinstance(x, Factored) else x for x in maps]
+    return functools.reduce(operator.add, plain) if plain else None

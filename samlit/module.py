@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from samlit import freezing
+from samlit import frames, freezing
 from samlit.answers import Answers
 from samlit.calibration import Calibration, Reliability, shown_ious
 from samlit.checkpoints import start_from
@@ -106,6 +106,8 @@ class SamModule(Steps):
         """
         if not self._started:
             self.net.encoder.start()
+            for prompt in self.net.prompt_types.values():
+                prompt.start()
             if self.weights:
                 start_from(self.net, self.weights)
         self._started = True
@@ -169,6 +171,8 @@ class SamModule(Steps):
             common: Seed of what all ranks choose alike; the step's if not given.
         """
         common = self._chance(self.global_step, common=True) if common is None else common
+        if task.originals and not batch.samples:
+            batch = frames.unframed(batch)
         scene = Scene(batch, self.net.prompt_types, seed, self.training, common)
         if answer is None:
             embedded = self.embed(batch) if embedding is None else embedding
@@ -290,7 +294,7 @@ class SamModule(Steps):
         # The metrics are of all ranks already; to average equal numbers changes none of them.
         self.log_dict({f"{stream}/{name}": value for name, value in (scores | others).items()}, sync_dist=True)
         if scores:
-            mean = torch.stack(list(scores.values())).mean()
+            mean = torch.stack(list(scores.values())).nanmean()  # AP of large things is none where there are none
             self.log(f"{stream}/miou", mean, prog_bar=stream == "val", sync_dist=True)
         return {name: float(value) for name, value in scores.items()}
 

@@ -31,8 +31,8 @@ class InFrame(NamedTuple):
     value: Tensor
 
 
-Prompts = Mapping[str, Sequence[Tensor | Sequence[float] | InFrame]]
-"""Values by prompt type in pixels of the image, about one thing."""
+Prompts = Mapping[str, Sequence[Tensor | Sequence[float] | InFrame | str]]
+"""Values by prompt type in pixels of the image, about one thing; or strings, as a person types them: words for text."""
 
 
 @dataclass(frozen=True)
@@ -256,11 +256,13 @@ class Predictor:
             raise ValueError(f"give at least one prompt: {', '.join(self.net.prompt_types)}")
         return row
 
-    def _given(self, name: str, values: Sequence[Tensor | Sequence[float] | InFrame], image: int) -> Tensor:
+    def _given(self, name: str, values: Sequence[Tensor | Sequence[float] | InFrame | str], image: int) -> Tensor:
         """Values of one type in the frame, (N, ...)."""
         types = self.net.prompt_types
         if name not in types:
             raise ValueError(f"this model takes the prompts {', '.join(types)}; {name!r} is none of them")
+        if isinstance(values, str):
+            raise ValueError(f"{name}: a list of prompts is wanted, like [{values!r}]")
         size, original = self._sizes[image], self._originals[image]
         scale = (size[1] / original[1], size[0] / original[0])
         moved = []
@@ -269,7 +271,8 @@ class Predictor:
                 moved.append(value.value.float())
                 continue
             # In double precision until it is in the frame, as the released predictor does.
-            tensor = torch.as_tensor(value, dtype=torch.float64)
+            typed = types[name].parse(value) if isinstance(value, str) else value
+            tensor = torch.as_tensor(typed, dtype=torch.float64)
             types[name].check(tensor, original)
             moved.append(types[name].rescale(tensor, scale, (self.image_size, self.image_size)).float())
         if len({value.shape for value in moved}) > 1:

@@ -301,7 +301,8 @@ def class_paths(tree: Any, where: str = "") -> Iterator[tuple[str, str]]:
                 yield from class_paths(value, f"{where}[{number}]")
         case str():
             place = where.removesuffix(".class_path")
-            in_slot = place.partition("[")[0] in SLOTS or (place != where and place.startswith(tuple(SLOTS)))
+            item = place.partition("[")[0] if place.endswith("]") else place  # one of a list, not an argument of one
+            in_slot = item in SLOTS or (place != where and place.startswith(tuple(SLOTS)))
             if in_slot and "." in tree:
                 yield place, tree
 

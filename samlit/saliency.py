@@ -91,9 +91,14 @@ def _similarity(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float
 
 
 class Saliency(Metric):
-    """Max-F of the mean curve, mean absolute error and mean S-measure, over all images and ranks."""
+    """Max-F of the mean curve, mean absolute error and mean S-measure, over all images and ranks.
+
+    Attributes:
+        counts: The error, of which less is better, is no part of a validation's mean.
+    """
 
     full_state_update = False
+    counts = ("mae",)
 
     def __init__(self) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from samlit import atomic, images, pictures, rle, segment_everything
+from samlit import atomic, images, pictures, rle, segment_everything, segment_text
 from samlit.contracts import Prompt
 from samlit.errors import ArgumentParser, UsageError
 from samlit.predictor import Masks, Predictor
@@ -22,13 +22,17 @@ EPILOG = """prompts, in pixels of the image, each as often as you like; together
   --point X,Y[,LABEL]   a click on what is wanted (LABEL 1, the default) or on what is not (0)
   --box X0,Y0,X1,Y1     a box around it
   --mask FILE           a rough mask of it, an image of the same size
+  --text WORDS          what it is, for a model that was trained with text (docs/text.md)
 and --OPTION VALUE for any other prompt type that the model was trained with
+
+--text WORDS with --find SCORE finds all that is called so, or says that nothing is (docs/text.md)
 
 or no prompt, and --everything: masks of all there is, by a grid of points; with --everything.KEY VALUE for the keys of
 SAM's automatic mask generator (points_per_side, pred_iou_thresh, crop_n_layers, ...: docs/tasks.md)
 
 examples:
   samlit segment photo.jpg --weights runs/tiny/best.ckpt --point 120,80 --point 30,40,0 --out masks.png
+  samlit segment photo.jpg --weights runs/text_tiny/best.ckpt --text "the striped red star" --out star.png
   samlit segment photo.jpg --weights mobile_sam --everything --everything.points_per_side 16 --out masks.json
 """
 
@@ -61,6 +65,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--all", action="store_true", help="all masks of an ambiguous prompt, not only the most confident"
     )
+    parser.add_argument(
+        "--find",
+        type=float,
+        metavar="SCORE",
+        help="with --text alone: all masks that are called so, of at least this score of CLIP's, or none",
+    )
     parser.add_argument("--everything", action="store_true", help="masks of all there is, instead of prompts")
     parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, mps (default: %(default)s)")
     words, rest = _split(argv)
@@ -75,6 +85,8 @@ def main(argv: list[str]) -> int:
     keys, rest = _of_everything(rest)
     if keys and not options.everything:
         raise UsageError(f"{keys[0].partition('=')[0]} is for --everything")
+    if options.find is not None and (options.everything or len(rest) != 1 or not rest[0].startswith("--text=")):
+        raise UsageError("--find goes with one --text WORDS, and with no other prompt")
     if options.everything and rest:
         raise UsageError(f"--everything takes no prompts, and {rest[0].partition('=')[0]} is one")
     predictor = Predictor.load(options.weights, options.device)
@@ -84,6 +96,11 @@ def main(argv: list[str]) -> int:
         print(f"saved to {out}")
         return 0
     asked = _prompts(rest, types, parser.prog)
+    if options.find is not None:
+        phrase = rest[0].partition("=")[2]
+        segment_text.run(predictor.net, predictor.image_size, options.images, out, phrase, options.find)
+        print(f"saved to {out}")
+        return 0
     pixels = [images.read(name) for name in options.images]
     answers = []
     for name, image in zip(options.images, pixels, strict=True):
@@ -102,7 +119,7 @@ def main(argv: list[str]) -> int:
 COLOURS = (pictures.ORANGE, pictures.BLUE, pictures.GREEN)
 PICTURES = {".png", ".jpg", ".jpeg"}
 
-OWN = {"--weights", "--out", "--device", "--all", "--everything", "--help"}
+OWN = {"--weights", "--out", "--device", "--all", "--find", "--everything", "--help"}
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -136,6 +153,10 @@ def _prompts(words: list[str], types: dict[str, Prompt], prog: str) -> dict[str,
     parser = ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
     for name, prompt in types.items():
         parser.add_argument(f"--{prompt.option}", dest=name, action="append", default=[])
+    options = [f"--{prompt.option}" for prompt in types.values()]
+    for word in words:
+        if (option := word.partition("=")[0]) not in options:
+            raise UsageError(f"this model takes {', '.join(options)}; {option} is none of them")
     typed = vars(parser.parse_args(words))
     if not any(typed.values()):
         known = ", ".join(f"--{prompt.option}" for prompt in types.values())

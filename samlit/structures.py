@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -300,6 +300,15 @@ class Scene:
     def image_index(self) -> Tensor:
         """(K,) int64, the image that each true mask belongs to."""
         return self.batch.image_index
+
+    def of(self, which: Tensor) -> Scene:
+        """The same with some of its masks only, `which` (P,) int64; chance goes on where it was."""
+        rows = which.tolist()
+        phrases = [self.batch.phrases[k] for k in rows] if self.batch.phrases else []
+        batch = replace(self.batch, masks=self.masks[which], image_index=self.image_index[which], phrases=phrases)
+        some = replace(self, batch=batch)
+        some.__dict__["generator"], some.__dict__["chance"] = self.generator, self.chance
+        return some
 
     @property
     def frame(self) -> tuple[int, int]:

@@ -61,7 +61,11 @@ def test_pixels_are_matched_at_the_least_total_cost(seed):
     cost[:n, m:] = np.where(np.eye(n, dtype=bool), alone, 1e9)
     cost[n:, :m] = np.where(np.eye(m, dtype=bool), alone, 1e9)
     row, column = linear_sum_assignment(cost)
-    assert one.sum() == ((row < n) & (column < m)).sum()
+    pairs = (row < n) & (column < m)
+    assert one.sum() == pairs.sum()
+    # The pixels that are matched can be paired at that total distance.
+    chosen = np.where(distance <= radius, distance, 1e9)[np.ix_(one[found], other[drawn])]
+    assert chosen[linear_sum_assignment(chosen)].sum() == pytest.approx(cost[row, column][pairs].sum())
 
 
 def test_thinning_by_hand():
@@ -85,6 +89,26 @@ def test_thinning_by_hand():
     assert boundaries.thin(dot).sum() == 1
 
 
+def test_thinning_as_skimage_does_it():
+    # What scikit-image 0.26's `thin` leaves (#) of a mask (# and o).
+    lines = [
+        "ooo...........oooooooo......",
+        "o#o...........##oooooo......",
+        "o#o............o#####oo...oo",
+        "o#oo............ooooo#oooo#o",
+        "oo#oo....oooo........o####oo",
+        "oo#oo...oooooooo......oooo#o",
+        "ooo#oo..oo####oo..........#o",
+        "..o#oo..o#oooo#o........o.#o",
+        "...o##oo#o....o#o......oo#oo",
+        "....oo##o.....o#ooo...oo#ooo",
+        "......o#oo...o#####o..oooooo",
+        "......oooo..##oooooo..oooooo",
+    ]
+    drawn = np.array([list(line) for line in lines])
+    assert np.array_equal(boundaries.thin(drawn != "."), drawn == "#")
+
+
 def test_a_summary_by_hand():
     one = boundaries.Counts(*np.array([[8, 4], [10, 10], [8, 4], [16, 4]]))
     two = boundaries.Counts(*np.array([[6, 5], [10, 10], [6, 5], [6, 5]]))
@@ -101,6 +125,17 @@ def test_a_summary_by_hand():
     at = np.arange(101) / 100
     assert told.ap == pytest.approx(np.interp(at, [0.45, 0.7], [1.0, 14 / 22])[45:71].sum() / 100, abs=0.011)
     assert boundaries.summary([]).ods == 0
+
+
+@pytest.mark.parametrize("degrees", range(0, 180, 15))
+def test_nms_thins_a_ridge_of_any_direction(degrees):
+    y, x = np.mgrid[-40:40, -40:40]
+    off = x * np.cos(np.radians(degrees)) + y * np.sin(np.radians(degrees))
+    off = np.where(np.abs(off) < 1e-9, 0, off)
+    kept = boundaries.nms(np.exp(-((off / 2.5) ** 2))) > 0.05
+    inner = np.hypot(x, y) < 30
+    assert kept[inner & (np.abs(off) < 0.5)].all(), "its middle stays, without a gap"
+    assert not kept[inner & (np.abs(off) > 1)].any(), "and nothing beside it"
 
 
 def test_nms_leaves_a_ridge():
@@ -172,7 +207,19 @@ def test_what_has_no_boundaries_is_told():
         drive(Edges(), view, Noisy(view))
 
 
-@pytest.mark.parametrize("keys", [{"thresholds": 0}, {"jobs": 0}, {"boundary": "inner"}, {"radius": 0}])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"thresholds": 0},
+        {"jobs": 0},
+        {"boundary": "inner"},
+        {"radius": 0},
+        {"smooth": -1},
+        {"border": -1},
+        {"margin": 0.0},
+        {"margin": float("nan")},
+    ],
+)
 def test_keys_that_make_no_sense_are_refused(keys):
     with pytest.raises(ValueError, match=next(iter(keys))):
         Edges(**keys)

@@ -10,10 +10,10 @@ import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch.utils.flop_counter import FlopCounterMode
 
-from samlit.contracts import Encoder, Sparse
+from samlit.contracts import Encoder, Factored, Sparse
 from samlit.model import Sam
 from samlit.structures import Embedding, Prediction, PromptSet, Ragged
-from samlit_decoders import _two_way
+from samlit_decoders import _two_way, mask
 from samlit_decoders.mask import Mask
 from samlit_prompts.boxes import Boxes
 from samlit_prompts.masks import Masks
@@ -183,11 +183,15 @@ def test_at_the_released_size_masks_are_the_same():
                 assert torch.equal((found.logits[i] > 0)[clear], (logits > 0)[clear])
 
 
-@pytest.mark.parametrize("masks", [False, True])
-def test_gradients_are_those_of_the_released_model(pair, masks):
+@pytest.mark.parametrize("near", [1, 2**18])
+@pytest.mark.parametrize("images", ["in turns", "in order", "one"])
+@pytest.mark.parametrize("masks", ["none", "some", "all"])
+def test_gradients_are_those_of_the_released_model(pair, masks, images, near, monkeypatch):
     """Of two passes over the same embedding, the second with and without masks among its prompts."""
-    given = [row for row, _, _ in KINDS.values() if masks or "masks" not in row]
-    index = ORDER[: len(given)]
+    monkeypatch.setattr(mask, "NEAR", near)
+    keep = {"none": lambda row: "masks" not in row, "some": lambda row: True, "all": lambda row: "masks" in row}
+    given = [row for row, _, _ in KINDS.values() if keep[masks](row)]
+    index = {"in turns": ORDER, "in order": sorted(ORDER), "one": [1] * len(ORDER)}[images][: len(given)]
     chance = torch.Generator().manual_seed(1)
     weights = torch.randn(2, len(given), 3, 4 * GRID[0], 4 * GRID[1], generator=chance)
     ours, theirs = (pair.images.clone().requires_grad_() for _ in range(2))
@@ -216,19 +220,21 @@ def test_gradients_are_those_of_the_released_model(pair, masks):
 
 
 @pytest.mark.parametrize("tokens", [1, 4])
-@pytest.mark.parametrize("dense", [None, "flat", "maps"])
-def test_gradients_are_those_of_differences(tokens, dense):
+@pytest.mark.parametrize("dense", [None, "flat", "maps", "codes"])
+@pytest.mark.parametrize("order", [[1, 0], [0, 1]])
+def test_gradients_are_those_of_differences(tokens, dense, order):
     torch.manual_seed(2)
     decoder = Mask(8, heads=2, mlp_dim=4, multimask_outputs=1, iou_hidden=4, high_res=True).double()
-    index, valid = torch.tensor([1, 0]), torch.tensor([[True] * tokens, [True] + [False] * (tokens - 1)])
+    index, valid = torch.tensor(order), torch.tensor([[True] * tokens, [True] + [False] * (tokens - 1)])
     shapes = [(2, 8, 1, 2), (2, 1, 4, 8), (2, 2, 2, 4), (8, 1, 2), (2, tokens, 8)]
-    shapes += {None: [], "flat": [(1, 8, 1, 1)], "maps": [(2, 8, 1, 2)]}[dense]
+    shapes += {None: [], "flat": [(1, 8, 1, 1)], "maps": [(2, 8, 1, 2)], "codes": [(2, 1, 2, 3), (8, 3), (8,)]}[dense]
     given = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     assert decoder.transformer.final_attn_token_to_image.absorbs(3 + tokens) == (tokens == 1) or tokens == 1
 
     def ask(image, quarters, halves, position, sparse, *added):
         embedding = Embedding(image, (quarters, halves))
-        return decoder(embedding, position, index, Sparse(sparse, valid), added[0] if added else None, None)
+        some = Factored(*added, torch.ones(2, dtype=torch.bool)) if len(added) > 1 else added[0] if added else None
+        return decoder(embedding, position, index, Sparse(sparse, valid), some, None)
 
     assert torch.autograd.gradcheck(ask, given)
 

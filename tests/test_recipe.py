@@ -162,3 +162,11 @@ def test_what_is_asked_for_is_known_before_anything_is_imported(tmp_path: Path) 
     assert line.plugins["model.encoder"] == "samlit_encoders.vit.Vit"
     assert "samlit_prompts.boxes.Boxes" not in line.plugins.values(), "it was overridden"
     assert not arguments.read(["--trainer.max_steps", "1"]).complete
+
+
+def test_an_argument_of_a_listed_plugin_is_no_class_path() -> None:
+    """A file named in a list's item has a dot too, and nobody imports it."""
+    tree = {"model": {"prompts": ["a.B", {"class_path": "c.D", "init_args": {"weights": "runs/clip.pt"}}]}}
+    assert list(recipe.class_paths(tree)) == [("model.prompts[0]", "a.B"), ("model.prompts[1]", "c.D")]
+    one = {"data": {"source": {"class_path": "e.F", "init_args": {"root": "some.where"}}}}
+    assert list(recipe.class_paths(one)) == [("data.source", "e.F")]

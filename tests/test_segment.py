@@ -122,7 +122,7 @@ WRONG = {
     "half a box": (["a.png", "--box", "1,2,3"], 2, "a box is X0,Y0,X1,Y1"),
     "endless box": (["a.png", "--box", "1,2,inf,9"], 1, "outside the image"),
     "no value": (["a.png", "--point"], 2, "--point: expected one argument"),
-    "unknown prompt": (["a.png", "--pont", "1,2"], 2, "--pont=1,2"),
+    "unknown prompt": (["a.png", "--pont", "1,2"], 2, "--pont is none of them"),
     "two in one": (["a.png", "b.png", "--point", "1,2", "--out", "o.png"], 2, "one picture cannot show 2 images"),
     "two names": (["a.png", "sub/a.png", "--point", "1,2", "--out", "o"], 2, "two of the images have the same name"),
     "no image": (["c.png", "--point", "1,2"], 1, "c.png: there is no such image"),

@@ -195,6 +195,25 @@ def test_the_tasks_name_masks_by_the_truth_or_by_whom_they_are_told(tmp_path, mo
     assert [one.size for one in shown] == [(90, 50), (61, 64)]
 
 
+def test_a_part_of_a_thing_is_not_named_and_a_part_of_stuff_is():
+    map_ = np.ones((10, 10), np.int64)
+    map_[:, 5:] = 2
+    truth = Segments(map_, {1: 7, 2: 8})
+
+    def mask(rows, columns):
+        drawn = np.zeros((10, 10), bool)
+        drawn[rows, columns] = True
+        return rle.encode(drawn)
+
+    half, more, wide = mask(slice(5), slice(5)), mask(slice(6), slice(5)), mask(slice(10), slice(10))
+    other = mask(slice(5), slice(5, 10))
+    # IoU .5 with the thing is not above .5; of two classes with the same share the first counts.
+    assert _true(truth, [half, more, other, wide], {7}) == [None, 7, 8, None]
+    assert _true(truth, [half, more, other, wide], set()) == [7, 7, 8, 7]
+    nobody = Segments(np.zeros((10, 10), np.int64), {})
+    assert _true(nobody, [half, rle.encode(np.zeros((10, 10), bool))], {7}) == [None, None]
+
+
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"{SAMPLE} is not here: SAMLIT_SHARED names the folder of real data")
 def test_the_panoptic_sample_agrees_with_itself():
     known = segments.Panoptic(str(SAMPLE / "panoptic_examples.json"), str(SAMPLE / "panoptic_examples"))
@@ -208,7 +227,7 @@ def test_the_panoptic_sample_agrees_with_itself():
         assert told[-1].keys() == expected.keys()
         assert all(told[-1][kind] == pytest.approx(counts) for kind, counts in expected.items())
         masks = [rle.encode(truth.map == number) for number in truth.classes]
-        assert _true(truth, masks) == list(truth.classes.values())
+        assert _true(truth, masks, things) == list(truth.classes.values())
     found = segments.quality(told, things)
     assert found["pq"] == found["pq_things"] == found["pq_stuff"] == 1
 

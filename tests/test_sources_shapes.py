@@ -7,6 +7,7 @@ import itertools
 import pickle
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 from samlit import rle
 from samlit.contracts import Source
 from samlit.shards.records import Record
-from samlit_sources import _phrases, _scenes, shapes
+from samlit_sources import _patterns, _phrases, _scenes, _worded, shapes
 from samlit_sources._phrases import Seen
 from samlit_sources._scenes import Lot
 from samlit_sources.sa1b import Sa1b
@@ -321,3 +322,81 @@ def test_each_set_has_a_folder_of_its_own() -> None:
 def test_bad_arguments(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Shapes(**arguments)  # type: ignore[arg-type]
+
+
+# Worded scenes
+
+
+def worded(combinations: str, count: int = 60) -> list[_scenes.Drawing]:
+    return [_scenes.render(0, VAL, index, 128, 60, "worded", combinations) for index in range(count)]
+
+
+def apart(phrase: str) -> bool:
+    *_, color, noun = phrase.split()
+    return _worded.held_out(noun, color)
+
+
+def test_worded_phrases_mean_one_thing_each_and_say_all_of_it() -> None:
+    phrases = [drawing.phrases for drawing in worded("all")]
+    seen = Counter(phrase for some in phrases for phrase in some)
+    for some in phrases:
+        assert len(set(some)) == len(some)
+        wholes = [phrase.removeprefix("the ").split() for phrase in some if " of " not in phrase]
+        for words in wholes:
+            assert words[-1] in _worded.NOUNS
+            assert words[-2] in _worded.COLORS
+            assert words[:-2] in ([], ["striped"], ["dotted"])
+        # A plain thing has no textured twin, of which its phrase would be true as well.
+        assert all(len(a) == len(b) or a[-2:] != b[-2:] for a, b in itertools.combinations(wholes, 2))
+        assert all(phrase.partition(" of ")[2] in some for phrase in some if " of " in phrase)
+    assert len(seen) > 60
+    assert sum(" of " in phrase for phrase in seen.elements()) > 20
+    assert any(" the striped " in f" {phrase} " for phrase in seen)
+
+
+def test_one_word_seldom_tells_worded_things_apart() -> None:
+    alike = 0
+    for drawing in worded("all"):
+        wholes = [phrase.split()[-2:] for phrase in drawing.phrases if " of " not in phrase]
+        alike += any(a[0] == b[0] or a[1] == b[1] for a, b in itertools.combinations(wholes, 2))
+    assert alike > 0.7 * 60
+
+
+def test_held_out_combinations_are_seen_nowhere_but_in_held_out_scenes() -> None:
+    known, held_out = worded("known"), worded("held_out")
+    assert not any(apart(phrase) for drawing in known for phrase in drawing.phrases)
+    assert all(apart(phrase) for drawing in held_out for phrase in drawing.phrases)
+    nouns = {phrase.split()[-1] for drawing in held_out for phrase in drawing.phrases}
+    assert nouns == set(_worded.NOUNS)
+    assert sum(len(drawing.masks) for drawing in held_out) >= 60
+    colors = {phrase.split()[-2] for drawing in known for phrase in drawing.phrases}
+    assert colors == set(_worded.COLORS), "each word is known, it is the combination that is not"
+
+
+def test_a_worded_thing_is_of_the_colour_that_is_said() -> None:
+    right = total = 0
+    for drawing in worded("all", 30):
+        for mask, phrase in zip(drawing.masks, drawing.phrases, strict=True):
+            words = phrase.split()
+            if " of " in phrase or len(words) != 3 or f"the badge of {phrase}" in drawing.phrases:
+                continue
+            seen = np.median(drawing.image[mask].astype(float), 0)
+            near = min(_worded.COLORS, key=lambda name: np.abs(np.array(_patterns.COLORS[name]) - seen).sum())
+            right, total = right + (near == words[1]), total + 1
+    assert total > 15
+    assert right / total > 0.8
+
+
+def test_worded_scenes_are_read_as_they_were_drawn(tmp_path: Path) -> None:
+    source = Shapes(count=3, size=64, style="worded", combinations="held_out", root=str(tmp_path / "scenes"))
+    source.prepare()
+    for index in range(3):
+        drawing = _scenes.render(0, TRAIN, index, 64, 60, "worded", "held_out")
+        assert source[index].phrases == drawing.phrases
+    with pytest.raises(ValueError, match="holds other scenes"):
+        Shapes(count=3, size=64, style="worded", root=str(tmp_path / "scenes")).prepare()
+    assert Shapes(style="worded").folder != Shapes(style="worded", combinations="known").folder
+    with pytest.raises(ValueError, match="combinations are of worded scenes, and style is rich"):
+        Shapes(combinations="known")
+    with pytest.raises(ValueError, match="known, held_out or all, not 'some'"):
+        Shapes(style="worded", combinations="some")  # type: ignore[arg-type]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["COMPOSITES", "SMALL", "STURDY", "Part"]
+__all__ = ["COMPOSITES", "SIMPLE", "SMALL", "STURDY", "Part", "badge"]
 
 Polygon = npt.NDArray[np.float64]
 
@@ -413,3 +413,13 @@ SMALL: Sequence[Callable[[Random], Part]] = (
     ),
 )
 """Things of one level."""
+
+SIMPLE: Mapping[str, Callable[[Random], Part]] = dict(
+    zip(("ball", "star", "pebble", "leaf", "brick", "diamond", "heart"), SMALL, strict=True)
+)
+"""The same by their names."""
+
+
+def badge(noun: str, size: float) -> Part:
+    """A disc in the middle of a thing."""
+    return Part(noun, [_oval(0, 0, size)], round=False)

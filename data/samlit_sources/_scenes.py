@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -12,8 +13,9 @@ import numpy.typing as npt
 
 from samlit import rle
 from samlit.shards import records
+from samlit_sources import _patterns, _worded
 from samlit_sources._canvas import OVERSAMPLING, Canvas, Material
-from samlit_sources._families import COMPOSITES, SMALL, STURDY, Part
+from samlit_sources._families import COMPOSITES, SIMPLE, SMALL, STURDY, Part, badge
 from samlit_sources._patterns import Color
 from samlit_sources._phrases import Seen, name
 
@@ -57,6 +59,7 @@ class Lot:
     size: int
     min_area: int
     style: str
+    combinations: str = "all"
 
 
 def draw(lot: Lot) -> list[records.Record]:
@@ -73,7 +76,7 @@ def use_one_thread() -> None:
 
 
 def _record(lot: Lot, index: int) -> records.Record:
-    drawing = render(lot.seed, lot.split, index, lot.size, lot.min_area, lot.style)
+    drawing = render(lot.seed, lot.split, index, lot.size, lot.min_area, lot.style, lot.combinations)
     bgr = cv2.cvtColor(drawing.image, cv2.COLOR_RGB2BGR)
     # Colours at full resolution: halved, as is usual, they would blur parts of a few pixels into each other.
     sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
@@ -101,7 +104,15 @@ class _Node:
     annotated: bool = False
 
 
-def render(seed: int, split: int, index: int, size: int, min_area: int = 32, style: str = "rich") -> Drawing:
+def render(
+    seed: int,
+    split: int,
+    index: int,
+    size: int,
+    min_area: int = 32,
+    style: str = "rich",
+    combinations: str = "all",
+) -> Drawing:
     """Draw a scene; it depends on these numbers and nothing else.
 
     Args:
@@ -110,13 +121,17 @@ def render(seed: int, split: int, index: int, size: int, min_area: int = 32, sty
         index: Number of the scene, from 0.
         size: Long side in pixels, a multiple of 8.
         min_area: Visible pixels of a mask at least, in a picture of 128; in others as much of the picture.
-        style: "rich", or "clear": fewer and larger things, of fewer kinds, every part with a dark rim.
+        style: "rich", or "clear": fewer and larger things, of fewer kinds, every part with a dark rim; or "worded": a
+            few things in colours and textures that their phrases say in full.
+        combinations: Of worded things, see `_worded.plan`.
     """
     state = np.random.SeedSequence([seed, split, index]).generate_state(3, np.uint64).tolist()
     chance, noise = Random(state[0]), np.random.Generator(np.random.SFC64(state[1:]))
     short = chance.choice((8, 8, 7, 6)) * size // 8
     height, width = (size, short) if chance.random() < 0.5 else (short, size)
-    canvas = Canvas(chance, noise, height, width, comic=style == "clear")
+    canvas = Canvas(chance, noise, height, width, comic=style != "rich")
+    if style == "worded":
+        return _worded_drawing(chance, canvas, _worded.plan(chance, combinations), min_area)
     things = _things(chance, canvas, style == "clear")
     image = canvas.develop()
     for thing in things:
@@ -154,6 +169,45 @@ def _things(r: Random, canvas: Canvas, clear: bool) -> list[_Node]:
     return things
 
 
+def _worded_drawing(r: Random, canvas: Canvas, plan: Sequence[_worded.Worded], min_area: int) -> Drawing:
+    """Paint things in their very colours and textures."""
+    long = max(canvas.height, canvas.width)
+    taken: list[tuple[float, float, float]] = []
+    things: list[_Node] = []
+    for words in plan:
+        part, reach = SIMPLE[words.noun](r), r.uniform(0.13, 0.21) * long
+        if words.badge:
+            part.parts.append(badge(_worded.PART, r.uniform(0.36, 0.42)))
+        first = things[-1].last + 1 if things else 1
+        materials = {
+            words.noun: _material(r, words.color, words.texture),
+            _worded.PART: _material(r, words.badge or words.color, ""),
+        }
+        x, y = _place(r, canvas, reach, taken)
+        things.append(_thing(r, canvas, part, x, y, reach, first, True, materials))
+    image = canvas.develop()
+    masks: list[Bool] = []
+    phrases: list[str] = []
+    for words, thing in zip(plan, things, strict=True):
+        _see(canvas, thing, None, min_area * canvas.unit**2)
+        if thing.annotated and words.named:
+            masks.append(thing.mask)
+            phrases.append(words.phrase)
+            for child in thing.nodes:
+                if child.annotated:
+                    masks.append(child.mask)
+                    phrases.append(words.part_phrase)
+    stacked = np.stack(masks) if masks else np.zeros((0, *image.shape[:2]), np.bool_)
+    return Drawing(image, stacked, tuple(phrases))
+
+
+def _material(r: Random, color: str, texture: str) -> Material:
+    """A named colour, a little off, with a texture of a lighter or darker shade of it."""
+    own = _patterns.jitter(r, _patterns.COLORS[color], 12)
+    other = _patterns.mix(own, _patterns.COLORS["black" if sum(own) > 380 else "white"], 0.5)
+    return Material(color, own, texture, r.randrange(12), r.randrange(2), other, outlined=True)
+
+
 def _place(r: Random, canvas: Canvas, reach: float, taken: list[tuple[float, float, float]]) -> tuple[float, float]:
     """A place, of a few at random, where a thing hides others at most a little."""
     best = (-math.inf, 0.0, 0.0)
@@ -168,9 +222,20 @@ def _place(r: Random, canvas: Canvas, reach: float, taken: list[tuple[float, flo
 
 
 def _thing(
-    r: Random, canvas: Canvas, part: Part, x: float, y: float, reach: float, first: int, outlined: bool
+    r: Random,
+    canvas: Canvas,
+    part: Part,
+    x: float,
+    y: float,
+    reach: float,
+    first: int,
+    outlined: bool,
+    given: dict[str, Material] | None = None,
 ) -> _Node:
-    """Paint a thing at (x, y), in pixels of the picture, with its shadow; turned, stretched, or seen in a mirror."""
+    """Paint a thing at (x, y), in pixels of the picture, with its shadow; turned, stretched, or seen in a mirror.
+
+    Materials by noun may be given; all others are chosen here.
+    """
     stretch = math.exp(r.uniform(-0.22, 0.22))
     tilt = r.uniform(-0.16, 0.16) if part.parts and r.random() < 0.85 else r.uniform(-1.0, 1.0)
     across, down = reach * stretch * r.choice((-1, 1)) * OVERSAMPLING, reach / stretch * OVERSAMPLING
@@ -183,7 +248,7 @@ def _thing(
         for piece in (part, *part.parts):
             for outline in piece.outline:
                 canvas.shadow(outline @ turn + away, dim)
-    node = _paint(r, canvas, part, turn, origin, first, {}, canvas.around(x, y), outlined)
+    node = _paint(r, canvas, part, turn, origin, first, {}, canvas.around(x, y), outlined, given or {})
     counts = cv2.calcHist([canvas.label], [0], None, [256], [0, 256])
     _measure(node, np.cumsum(counts, dtype=np.int64).tolist())
     return node
@@ -199,19 +264,21 @@ def _paint(
     materials: dict[str, Material],
     beneath: Color,
     outlined: bool,
+    given: Mapping[str, Material],
 ) -> _Node:
-    """Paint a part and what lies on it; parts of one name are mostly of one material."""
+    """Paint a part and what lies on it; parts of one name are mostly of one material, or of the given one."""
     node = _Node(part, first, first)
     if part.outline:
         outlines = [outline @ turn + origin for outline in part.outline]
-        material = materials.get(part.noun)
-        if material is None or r.random() < 0.1:
+        material = given.get(part.noun)
+        material = materials.get(part.noun) if material is None else material
+        if material is None or (part.noun not in given and r.random() < 0.1):
             extent = min(np.ptp(outlines[0], axis=0).tolist()) / OVERSAMPLING / canvas.unit
             material = materials[part.noun] = canvas.material(part.look, beneath, extent, outlined)
         node.material, beneath = material, material.color
         canvas.fill(outlines, material, first, part.round)
     for child in part.parts:
-        painted = _paint(r, canvas, child, turn, origin, node.last + 1, materials, beneath, outlined)
+        painted = _paint(r, canvas, child, turn, origin, node.last + 1, materials, beneath, outlined, given)
         node.nodes.append(painted)
         node.last = painted.last
     return node

@@ -28,6 +28,8 @@ SHARD = 500
 """Scenes a shard."""
 LOT = 25
 """Scenes that a process draws at a time."""
+MIN_AREA = {"rich": 32, "clear": 300, "worded": 60}
+"""Pixels of a mask at least, where nothing else is said."""
 
 
 class Shapes(Source):
@@ -42,9 +44,12 @@ class Shapes(Source):
         size: The long side in pixels; the short one is 6 to 8 eighths of it.
         seed: Another seed, other scenes.
         min_area: Visible pixels of a mask at least, in a picture of 128; in others as much of the picture. 32 in rich
-            scenes and 300 in clear ones if not given.
+            scenes, 300 in clear and 60 in worded ones if not given.
         style: "rich" scenes are crowded; "clear" ones have fewer and larger things, of fewer kinds, every
-            part with a dark rim.
+            part with a dark rim; "worded" ones have three to five balls, stars, leaves, bricks, diamonds and hearts,
+            some with a badge, whose phrases say colour, texture and shape and mean one thing each.
+        combinations: Of shape and colour, in worded scenes: "known" ones leave out one colour in eight for each shape,
+            and of "held_out" scenes just those are masks.
         root: The folder for the shards; by default one in the cache, named after all of this.
     """
 
@@ -55,8 +60,9 @@ class Shapes(Source):
         size: int = 128,
         seed: int = 0,
         min_area: int | None = None,
-        style: Literal["rich", "clear"] = "rich",
+        style: Literal["rich", "clear", "worded"] = "rich",
         root: str | None = None,
+        combinations: Literal["known", "held_out", "all"] = "all",
     ) -> None:
         if split not in ("train", "val"):
             raise ValueError(f"split is train or val, not {split!r}")
@@ -64,14 +70,18 @@ class Shapes(Source):
             raise ValueError(f"count is at least 1, not {count}")
         if size < 32 or size % 8:
             raise ValueError(f"size is a multiple of 8 from 32 on, not {size}")
-        if style not in ("rich", "clear"):
-            raise ValueError(f"style is rich or clear, not {style!r}")
+        if style not in MIN_AREA:
+            raise ValueError(f"style is rich, clear or worded, not {style!r}")
+        if combinations not in ("known", "held_out", "all"):
+            raise ValueError(f"combinations are known, held_out or all, not {combinations!r}")
+        if combinations != "all" and style != "worded":
+            raise ValueError(f"combinations are of worded scenes, and style is {style}")
         if min_area is None:
-            min_area = 300 if style == "clear" else 32
+            min_area = MIN_AREA[style]
         if min_area < 1:
             raise ValueError(f"min_area is at least 1, not {min_area}")
         self.split, self.count, self.size, self.seed = split, count, size, seed
-        self.min_area, self.style = min_area, style
+        self.min_area, self.style, self.combinations = min_area, style, combinations
         self.root = root
         self._reader: Sa1b | None = None
 
@@ -83,6 +93,8 @@ class Shapes(Source):
         name = (
             f"v{_scenes.VERSION}-{self.style}-{self.split}-{self.count}x{self.size}-from{self.min_area}-seed{self.seed}"
         )
+        if self.combinations != "all":
+            name += f"-{self.combinations}"
         return cache.folder() / "shapes" / name
 
     def prepare(self, progress: Callable[[int, int, str], None] = lambda done, total, what: None) -> None:
@@ -134,6 +146,8 @@ class Shapes(Source):
         """Make sure that the folder is for these very scenes, and say so in it."""
         names = ("split", "count", "size", "seed", "min_area", "style")
         about = {"version": _scenes.VERSION, **{name: getattr(self, name) for name in names}}
+        if self.combinations != "all":
+            about["combinations"] = self.combinations
         label = folder / "shapes.json"
         occupied = any(folder.glob("*.tar"))  # looked at first: another process's label is there before its shards
         if label.exists():
@@ -156,7 +170,16 @@ class Shapes(Source):
         for number, start in enumerate(range(0, self.count, SHARD)):
             stop = min(start + SHARD, self.count)
             lots = [
-                Lot(self.seed, stream, at, min(LOT, stop - at), self.size, self.min_area, self.style)
+                Lot(
+                    self.seed,
+                    stream,
+                    at,
+                    min(LOT, stop - at),
+                    self.size,
+                    self.min_area,
+                    self.style,
+                    self.combinations,
+                )
                 for at in range(start, stop, LOT)
             ]
             plan.append((folder / f"sa_{number:06d}.tar", lots))

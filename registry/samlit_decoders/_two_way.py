@@ -2,8 +2,9 @@
 
 Three identities, exact but for rounding, let a prompt's work on the image shrink to less than half:
 
-- Before the first layer has run, all prompts of an image without a mask see the same cells: these are projected once
-  an image. What "no mask" adds, one vector to all cells, comes to biases.
+- Before the first layer has run, all prompts of an image see the same cells but for what a mask adds: these are
+  projected once an image. What "no mask" adds, one vector to all cells, comes to biases; what a mask adds is a linear
+  function of 16 numbers a cell, with which projections of few tokens are multiplied instead of 256.
 - A projection moves to the few tokens: q (W k) = (q W) k and A (V W) = (A V) W.
 - The position code of the cells is the same for all: W (image + position) = W image + W position.
 """
@@ -27,6 +28,10 @@ to keep a device busy."""
 
 
 ALL = slice(None)
+
+
+Codes = tuple[Tensor, Tensor]
+"""Few numbers a cell, (n, hw, r), and what makes (n, hw, C) of them, (C, r)."""
 
 
 class Projected(NamedTuple):
@@ -91,6 +96,7 @@ class TwoWay(nn.Module):
         position: Tensor,
         projected: Projected | None = None,
         flat: Tensor | None = None,
+        codes: Codes | None = None,
         wanted: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Answer n prompts with their tokens (n, T, C) and cells (n, hw, C).
@@ -102,12 +108,16 @@ class TwoWay(nn.Module):
             position: (C, h, w), of the cells.
             projected: Of these cells, where no prompt has changed them yet; of n images or one.
             flat: (n, C) or (1, C), to add to all cells; with `projected` only.
+            codes: What to add to each cell, as few numbers (n, hw, r) and the weight (C, r) that they are multiplied
+                with; with `projected` only.
             wanted: Tokens, the first ones, that are returned; nobody learns anything from the last look of the others.
         """
         code = tokens  # the tokens as they came in are their own position code
+        if codes is not None:
+            cells = F.linear(*codes).add_(cells)
         for layer in self.layers:
-            tokens, cells = layer(tokens, code, unseen, cells, position, projected, flat)
-            projected = flat = None
+            tokens, cells = layer(tokens, code, unseen, cells, position, projected, flat, codes)
+            projected = flat = codes = None
         tokens, code = tokens[:, :wanted], code[:, :wanted]
         tokens = tokens + self.final_attn_token_to_image(tokens + code, cells, position)
         return self.norm_final_attn(tokens), cells
@@ -135,19 +145,20 @@ class _Block(nn.Module):
         position: Tensor,
         projected: Projected | None,
         flat: Tensor | None,
+        codes: Codes | None,
     ) -> tuple[Tensor, Tensor]:
         if self.first:  # without position code and without a residual, as released (SAM_SPEC 1.5)
             tokens = self.self_attn(tokens, tokens, unseen)
         else:
             tokens = tokens + self.self_attn(tokens + code, tokens, unseen)
         tokens = self.norm1(tokens)
-        tokens = tokens + self.cross_attn_token_to_image(tokens + code, cells, position, projected, flat)
+        tokens = tokens + self.cross_attn_token_to_image(tokens + code, cells, position, projected, flat, codes)
         tokens = self.norm2(tokens)
         tokens = self.norm3(tokens + self.mlp(tokens))
         looked = self.cross_attn_image_to_token.prepare(tokens + code, tokens)
         found = [
-            self.norm4(self.cross_attn_image_to_token(cells, some, looked, unseen, position, projected, flat))
-            for some in parts(cells.shape[1], 2 * len(tokens) * cells.shape[2], cells.device)
+            self.norm4(self.cross_attn_image_to_token(cells, some, looked, unseen, position, projected, flat, codes))
+            for some in parts(cells.shape[1], 2 * tokens.shape[0] * cells.shape[2], cells.device)
         ]
         return tokens, found[0] if len(found) == 1 else torch.cat(found, 1)
 
@@ -188,6 +199,8 @@ class _Attention(nn.Module):
 
     def absorbs(self, tokens: int) -> bool:
         """Whether it is less work to bring so many tokens to the width of the cells than cells to that of the heads."""
+        if torch.compiler.is_exporting():  # a graph for any number of tokens; people give few
+            return True
         internal, channels = self.out_proj.in_features, self.out_proj.out_features
         return self.heads * tokens * channels < internal * (channels + tokens)
 
@@ -219,6 +232,12 @@ class _Attention(nn.Module):
         at = _product(few, self.coded(linear, position)[None, ..., some])
         return _product(few, self.apart(linear)[None]).flatten(1, 2), at.flatten(1, 2)
 
+    def by_codes(self, few: Tensor, linear: nn.Linear, codes: Codes, scores: Tensor) -> Tensor:
+        """Products of (n, heads, T, d) with `linear` of what codes add to cells, added to the scores they have."""
+        moved = _product(few, (self.apart(linear) @ codes[1])[None]).flatten(1, 2)  # (n, heads T, r)
+        out = torch.baddbmm(scores.flatten(1, 2), moved, codes[0].transpose(1, 2))
+        return torch.unflatten(out, 1, scores.shape[1:3])
+
 
 class _SelfAttention(_Attention):
     def forward(self, x: Tensor, values: Tensor, unseen: Tensor | None) -> Tensor:
@@ -245,6 +264,7 @@ class _TokenToImage(_Attention):
         position: Tensor,
         projected: Projected | None = None,
         flat: Tensor | None = None,
+        codes: Codes | None = None,
     ) -> Tensor:
         """What tokens (n, T, C) find in cells (n, hw, C); see `TwoWay.forward`."""
         q = self.scaled(self.q_proj(tokens))
@@ -256,7 +276,15 @@ class _TokenToImage(_Attention):
             return out
         keys, values = self.project(cells, position) if projected is None else projected[:2]
         # What is added to all keys alike changes no weights, and the weights sum to one.
-        found = _product(_product(q, keys).softmax(-1), values).transpose(1, 2).flatten(2)
+        scores = _product(q, keys)
+        if codes is not None:
+            scores = self.by_codes(q, self.k_proj, codes, scores)
+        weights = scores.softmax(-1)
+        found = _product(weights, values)
+        if codes is not None:
+            seen = torch.unflatten(weights.flatten(1, 2) @ codes[0], 1, q.shape[1:3])  # (n, heads, T, r)
+            found = found + _product(seen, (self.apart(self.v_proj) @ codes[1]).transpose(1, 2)[None])
+        found = found.transpose(1, 2).flatten(2)
         if flat is not None:
             found = found + F.linear(flat, self.v_proj.weight)[:, None]
         out = self.out_proj(found)
@@ -283,6 +311,7 @@ class _ImageToToken(_Attention):
         position: Tensor,
         projected: Projected | None = None,
         flat: Tensor | None = None,
+        codes: Codes | None = None,
     ) -> Tensor:
         """Some of the cells (n, hw, C), and what they find in the tokens, which `prepare` made, added.
 
@@ -304,20 +333,22 @@ class _ImageToToken(_Attention):
             scores = _product(k, projected.queries[..., some])
         else:
             scores = _product(k, self.columns(self.q_proj, cells, position, some))
+        if codes is not None:
+            scores = self.by_codes(k, self.q_proj, (codes[0][:, some], codes[1]), scores)
         if flat is not None:
             scores = scores + k @ torch.unflatten(F.linear(flat, self.q_proj.weight), 1, (self.heads, -1, 1))
         if unseen is not None:
             scores = scores + unseen[:, None, :, None].to(scores.dtype)
         weights = scores.softmax(2)  # over the tokens, with cells last: as fast as over cells, and no need to turn
         if absorbs:
-            return torch.baddbmm(cells.expand(len(v), -1, -1), weights.flatten(1, 2).transpose(1, 2), v)
+            return torch.baddbmm(cells.expand(v.shape[0], -1, -1), weights.flatten(1, 2).transpose(1, 2), v)
         found = (weights.transpose(2, 3) @ v).transpose(1, 2).flatten(2)
         return cells + (F.linear(found, self.out_proj.weight) + added)
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """(n, heads, i, j) times (n, heads, j, k), or (1, heads, j, k) without a copy of it for each of the n."""
-    if len(b) == len(a):
+    if b.shape[0] == a.shape[0]:
         return a @ b
     out = a.transpose(0, 1).flatten(1, 2) @ b[0]  # (heads, n i, k)
-    return torch.unflatten(out, 1, (len(a), a.shape[2])).transpose(0, 1)
+    return torch.unflatten(out, 1, (a.shape[0], a.shape[2])).transpose(0, 1)

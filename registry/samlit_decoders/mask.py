@@ -8,12 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint as recomputed
 
-from samlit.contracts import Decoder, Sparse
+from samlit.contracts import Decoder, Factored, Sparse
 from samlit.kept import Kept
 from samlit.layers import MLP, LayerNorm2d
 from samlit.structures import Embedding
-from samlit_decoders._two_way import Projected, TwoWay, parts
+from samlit_decoders._two_way import ALL, NEAR, Projected, TwoWay, parts
 
 __all__ = ["Mask"]
 
@@ -37,6 +38,7 @@ class Mask(Decoder):
     """
 
     quality_first = True
+    factored = True
 
     def __init__(
         self,
@@ -75,21 +77,21 @@ class Mask(Decoder):
         position: Tensor,
         image_index: Tensor,
         sparse: Sparse,
-        dense: Tensor | None,
+        dense: Tensor | Factored | None,
         multimask: bool | None,
         min_iou: float | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Answer P prompts; shapes as in the contract."""
-        rows, (b, c, h, w) = len(image_index), embedding.image.shape
+        rows, (b, c, h, w) = image_index.shape[0], embedding.image.shape
         own = self._tokens()
         tokens = torch.cat([own.expand(rows, -1, -1), sparse.tokens], 1)
         valid = F.pad(sparse.valid, (len(own), 0), value=True)
         which = slice(1, None) if multimask else slice(0, 1) if multimask is False else slice(None)
         wanted = self._wanted(which)
         found = []
-        for some in parts(rows, 2 * c * h * w, image_index.device):
+        for some in _runs(image_index) or parts(rows, 2 * c * h * w, image_index.device):
             about = _images(image_index[some], b)
-            added = dense if dense is None or len(dense) == 1 else dense[some]
+            added = _rows(dense, some)
             given, unseen = _packed(tokens[some], valid[some])
             answer, cells = self._transform(embedding, position, about, given, unseen, added, wanted)
             iou: Tensor = self.iou_prediction_head(answer[:, 0])[:, which]
@@ -121,50 +123,76 @@ class Mask(Decoder):
         about: slice | Tensor,
         tokens: Tensor,
         unseen: Tensor | None,
-        dense: Tensor | None,
+        dense: Tensor | Factored | None,
         wanted: int,
     ) -> tuple[Tensor, Tensor]:
         """The first, wanted tokens (n, wanted, C), and cells (n, hw, C), after the two-way attention."""
         cells = embedding.kept.get("mask.cells", (embedding.image,), lambda: _cells(embedding.image))
-        if dense is not None and dense.shape[-2:] != (1, 1):
+        if isinstance(dense, Tensor) and dense.shape[-2:] != (1, 1):
             out: tuple[Tensor, Tensor] = self.transformer(
                 tokens, unseen, pick(cells, about) + _cells(dense), position, wanted=wanted
             )
             return out
-        # Without a mask prompt the prompts of an image share their first look at it, also from call to call.
+        # The prompts of an image share their first look at it, also from call to call, but for what a mask adds.
         made_of = (cells, position, *self.transformer.projections())
         projected = embedding.kept.get("mask.projected", made_of, lambda: self.transformer.project(cells, position))
         projected = Projected(*(pick(x, about) for x in projected))
-        flat = None if dense is None else dense.flatten(1)
-        out = self.transformer(tokens, unseen, pick(cells, about), position, projected, flat, wanted)
+        codes, flat = None, None
+        if isinstance(dense, Factored):
+            codes, flat = (dense.codes.flatten(1, 2), dense.weight), dense.bias[None]
+        elif dense is not None:
+            flat = dense.flatten(1)
+        out = self.transformer(tokens, unseen, pick(cells, about), position, projected, flat, codes, wanted)
         return out
 
     def _draw(self, embedding: Embedding, about: slice | Tensor, tokens: Tensor, cells: Tensor, which: slice) -> Tensor:
         """Low-res logits (n, M, 4h, 4w) of the masks named."""
         details = [pick(x, about) for x in self._details(embedding)]
         kernels = self._kernels(tokens, which).transpose(1, 2)
-        found = []
-        for some in parts(cells.shape[1], 2 * len(cells) * cells.shape[2], cells.device):
-            upscaled = self._upscale(cells[:, some], *(x[:, some] for x in details))
-            found.append(upscaled.flatten(1, 3) @ kernels)
+        if _learns(cells):
+            # Quarters of cells are the largest maps there are: a few at a time, and again when gradients are wanted,
+            # they stay in the processor's cache, and none has to be kept.
+            rows = max(1, 4 * NEAR // (cells.shape[1] * cells.shape[2]))
+            full = (self._halves(cells), kernels, *(x.expand(len(cells), *x.shape[1:]) for x in details))
+            drawn = [
+                recomputed(self._look_up, *some, use_reentrant=False, preserve_rng_state=False)
+                for some in zip(*(torch.split(x, rows) for x in full), strict=True)
+            ]
+            return in_place(drawn[0] if len(drawn) == 1 else torch.cat(drawn), embedding.image.shape[-2])
+        found = [
+            self._look_up(self._halves(cells[:, some]), kernels, *(x[:, some] for x in details))
+            for some in parts(cells.shape[1], 2 * cells.shape[0] * cells.shape[2], cells.device)
+        ]
         return in_place(found[0] if len(found) == 1 else torch.cat(found, 1), embedding.image.shape[-2])
+
+    def _look_up(self, halves: Tensor, kernels: Tensor, *details: Tensor) -> Tensor:
+        """Logits (n, k 4 4, M) of halves (n, k, 4, C/4), by what each of M masks looks for, (n, C/8, M)."""
+        return self._quarters(halves, *details).flatten(1, 3) @ kernels
 
     def _kernels(self, tokens: Tensor, which: slice) -> Tensor:
         """What the mask tokens look for: (n, M, C/8)."""
         heads = list(self.output_hypernetworks_mlps)
         return torch.stack([heads[i](tokens[:, 1 + i]) for i in range(len(heads))[which]], 1)
 
-    def _upscale(self, cells: Tensor, halves: Tensor | None = None, quarters: Tensor | None = None) -> Tensor:
+    def _upscale(self, cells: Tensor) -> Tensor:
         """Cells (n, k, C) to (n, k, 4, 4, C/8): their four quarters, and the four of each, rows first.
 
         A transposed convolution of kernel and stride 2 is a linear map of each cell to its four quarters, so that
         channels stay last and only finished logits are put in place.
         """
-        first, norm, _, second, _ = self.output_upscaling
+        return self._quarters(self._halves(cells))
+
+    def _halves(self, cells: Tensor) -> Tensor:
+        """Cells (n, k, C) to (n, k, 4, C/4)."""
+        first = self.output_upscaling[0]
         assert isinstance(first, nn.ConvTranspose2d)
+        return quartered(cells, first, self._kept)
+
+    def _quarters(self, x: Tensor, halves: Tensor | None = None, quarters: Tensor | None = None) -> Tensor:
+        """Halves (n, k, 4, C/4) to (n, k, 4, 4, C/8), with finer maps added."""
+        _, norm, _, second, _ = self.output_upscaling
         assert isinstance(second, nn.ConvTranspose2d)
         assert isinstance(norm, LayerNorm2d)
-        x = quartered(cells, first, self._kept)  # (n, k, 4, C/4)
         x = x if halves is None else x + halves
         x = quartered(F.gelu(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps)), second, self._kept)
         return F.gelu(x if quarters is None else x + quarters)
@@ -188,6 +216,26 @@ class Mask(Decoder):
         return embedding.kept.get("mask.details", fine, turn)
 
 
+def _rows(dense: Tensor | Factored | None, some: slice) -> Tensor | Factored | None:
+    """Of some rows; all of them as they are, for the gradient of a slice of everything is a copy."""
+    if dense is None or some == ALL:
+        return dense
+    if isinstance(dense, Factored):
+        return dense._replace(codes=dense.codes[some], valid=dense.valid[some])
+    return dense if len(dense) == 1 else dense[some]
+
+
+def _runs(image_index: Tensor) -> list[slice]:
+    """While learning on a processor, the rows of each image, which then share what is the image's; none otherwise."""
+    if not (torch.is_grad_enabled() and _at_hand(image_index)):
+        return []
+    index = image_index.tolist()
+    begins = [i for i, image in enumerate(index) if i == 0 or image != index[i - 1]]
+    if len(begins) == 1 or len(begins) > len(set(index)):
+        return []
+    return [slice(a, b) for a, b in zip(begins, [*begins[1:], len(index)], strict=True)]
+
+
 def _images(image_index: Tensor, images: int) -> slice | Tensor:
     """The images of some rows; a slice, which copies nothing, where it is one and that is known without waiting."""
     if images == 1:
@@ -195,6 +243,12 @@ def _images(image_index: Tensor, images: int) -> slice | Tensor:
     if _at_hand(image_index) and bool((image_index == image_index[0]).all()):
         return slice(int(image_index[0]), int(image_index[0]) + 1)
     return image_index
+
+
+def _learns(cells: Tensor) -> bool:
+    """Whether gradients are asked for where memory is slow."""
+    on = cells.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return on and len(cells) > 0
 
 
 def _at_hand(x: Tensor) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samlit import images
-from samlit.contracts import Dense, Frame, Prompt
+from samlit.contracts import Factored, Frame, Prompt
 from samlit.layers import LayerNorm2d
 from samlit.structures import Ragged, Scene
 
@@ -46,21 +46,21 @@ class Masks(Prompt):
         )
         self.no_mask = nn.Embedding(1, channels)
 
-    def encode(self, given: Ragged, frame: Frame) -> Dense:
-        """The last mask given in each row: (P, N, 4h, 4w) -> (P, C, h, w)."""
+    def encode(self, given: Ragged, frame: Frame) -> Factored:
+        """The last mask given in each row: (P, N, 4h, 4w) -> (P, h, w, hidden), and what makes (P, C, h, w) of it."""
         last = (given.valid.cumsum(1) * given.valid).argmax(1)
-        logits = given.values[torch.arange(len(last), device=last.device), last][:, None]
+        logits = given.values[torch.arange(last.shape[0], device=last.device), last][:, None]
         size = (4 * frame.grid[0], 4 * frame.grid[1])
         if logits.shape[-2:] != size:
             logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-        # The last convolution is a linear map of each cell, and a decoder wants channels last.
+        # The last convolution is a linear map of each cell's few numbers.
         *before, last_one = self.mask_downscaling
         assert isinstance(last_one, nn.Conv2d)
+        assert last_one.bias is not None
         x = logits
         for module in before:
             x = module(x)
-        x = F.linear(x.permute(0, 2, 3, 1), last_one.weight.flatten(1), last_one.bias)
-        return Dense(x.permute(0, 3, 1, 2), given.valid.any(1))
+        return Factored(x.permute(0, 2, 3, 1), last_one.weight.flatten(1), last_one.bias, given.valid.any(1))
 
     def missing(self) -> Tensor:
         """The vector that stands for "no mask" in every cell."""

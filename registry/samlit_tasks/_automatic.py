@@ -40,6 +40,10 @@ class Automatic:
         crop_overlap_ratio: Of the image's short side, by how much windows overlap.
         crop_n_points_downscale_factor: By how much the grid is coarser from layer to layer.
         min_mask_region_area: Smaller islands are removed, and smaller holes filled.
+        drop_small: Whether a mask of which all islands are smaller goes, as the paper says; the largest one stays
+            otherwise, as in the released generator.
+        max_mask_share: Masks of this share of the image or more go, as the paper says of .95; none if null, as in the
+            released generator.
     """
 
     points_per_side: int = 32
@@ -53,6 +57,8 @@ class Automatic:
     crop_overlap_ratio: float = 512 / 1500
     crop_n_points_downscale_factor: int = 1
     min_mask_region_area: int = 0
+    drop_small: bool = False
+    max_mask_share: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what finds nothing.
@@ -67,6 +73,8 @@ class Automatic:
             raise ValueError(f"crop_n_layers: 0 or more, not {self.crop_n_layers}")
         if self.stability_score_offset < 0:
             raise ValueError(f"stability_score_offset: 0 or more, not {self.stability_score_offset:g}")
+        if self.max_mask_share is not None and not 0 < self.max_mask_share <= 1:
+            raise ValueError(f"max_mask_share: a share, above 0 and up to 1, not {self.max_mask_share:g}")
 
 
 @dataclass(frozen=True)
@@ -196,6 +204,7 @@ def _window(
         least if least is not None and least > 0 else None
         for least in (options.pred_iou_thresh, options.stability_score_thresh)
     )
+    most = math.inf if options.max_mask_share is None else options.max_mask_share * original[0] * original[1]
     found: list[Found] = []
     for at in range(0, len(grid), options.points_per_batch):
         points = framed[at : at + options.points_per_batch]
@@ -213,6 +222,8 @@ def _window(
         some: list[tuple[int, float, Traced]] = []
         for number, predicted, traced in zip(keep.tolist(), iou[keep].tolist(), traces, strict=True):
             if least_stable is not None and not traced.stability >= least_stable:
+                continue
+            if traced.area >= most:
                 continue
             placed = traced if window is None else traced.within((y0, x0), original)
             if not _at_edge(placed.box, crop, original):
@@ -257,6 +268,10 @@ def _cleaned(found: list[Found], options: Automatic) -> list[Found]:
         if drawn is not None:
             x0, y0, x1, y1 = rle.box(drawn)
             one = replace(one, rle=drawn, area=rle.area(drawn), box=(x0, y0, x1 - 1, y1 - 1))
+        # Of a mask without a large island only the largest one is left.
+        if options.drop_small and one.area < options.min_mask_region_area:
+            untouched.pop()
+            continue
         cleaned.append(one)
     return _apart(cleaned, untouched, max(options.box_nms_thresh, options.crop_nms_thresh))
 

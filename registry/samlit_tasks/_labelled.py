@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pydoc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,19 @@ Labels = Callable[[Sample, Sequence[Rle]], Sequence[Any]]
 """An image and masks of it to the class of each mask, an id of the annotations' categories; None for none."""
 
 
-def labeller(labels: str | None, annotations: Panoptic) -> Labels:
+def labeller(labels: str | None, annotations: Panoptic, things: Set[Any] = frozenset()) -> Labels:
     """What says the classes: a class path of a function or a class without arguments, or the truth.
+
+    Args:
+        labels: The class path; the truth if None.
+        annotations: The truth.
+        things: Classes of which the truth names whole things only, not their parts.
 
     Raises:
         ValueError: There is no such thing.
     """
     if labels is None:
-        return lambda sample, masks: _true(annotations.segments(sample.key, sample.size), masks)
+        return lambda sample, masks: _true(annotations.segments(sample.key, sample.size), masks, things)
     try:
         found = pydoc.locate(labels)
     except pydoc.ErrorDuringImport as error:
@@ -38,16 +43,20 @@ def labeller(labels: str | None, annotations: Panoptic) -> Labels:
     return made
 
 
-def _true(truth: Segments, masks: Sequence[Rle]) -> list[Any]:
-    """The class of the true segment that most of each mask is in, if half of it is."""
-    found = []
+def _true(truth: Segments, masks: Sequence[Rle], things: Set[Any]) -> list[Any]:
+    """The class of the true segment that most of each mask is in, if half of it is; of things, only whole ones."""
+    areas = dict(zip(*(found.tolist() for found in np.unique(truth.map, return_counts=True)), strict=True))
+    classes: list[Any] = []
     for mask in masks:
         inside = truth.map[rle.decode(mask)]
         numbers, counts = np.unique(inside, return_counts=True)
         k = int(counts.argmax()) if len(counts) else 0
-        enough = len(counts) and 2 * counts[k] >= len(inside)
-        found.append(truth.classes.get(int(numbers[k])) if enough else None)
-    return found
+        enough = len(counts) > 0 and 2 * counts[k] >= len(inside)
+        kind = truth.classes.get(int(numbers[k])) if enough else None
+        if kind in things and 2 * counts[k] <= len(inside) + areas[int(numbers[k])] - counts[k]:
+            kind = None  # A part of a thing is no thing: by COCO's rules nothing below an IoU of .5 is found.
+        classes.append(kind)
+    return classes
 
 
 def joined(masks: Sequence[Rle], classes: Sequence[Any], size: tuple[int, int], things: set[Any]) -> Segments:

@@ -114,6 +114,8 @@ class Counted(Collected):
     def __init__(self, targets: Sequence[float], most: int) -> None:
         super().__init__()
         self.targets, self.most = tuple(targets), most
+        told = [f"{name}_{100 * target:g}" for target in targets for name in ("noc", "failures")]
+        self.counts = (*told, "seconds_per_click")
 
     def rows(self, result: Mapping[str, Any]) -> Iterable[Any]:
         """One a scene."""

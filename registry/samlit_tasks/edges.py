@@ -63,6 +63,11 @@ class Edges(Task):
         for name, value in (("thresholds", thresholds), ("radius", radius), ("jobs", jobs)):
             if value < 1:
                 raise ValueError(f"{name}: one at least, not {value}")
+        for name, value in (("smooth", smooth), ("border", border)):
+            if value < 0:
+                raise ValueError(f"{name}: pixels, 0 for none, not {value}")
+        if not margin > 0:
+            raise ValueError(f"margin: what an edge is multiplied with, more than 0, not {margin}")
         self.boundary, self.radius, self.margin, self.smooth, self.border = boundary, radius, margin, smooth, border
         self.thresholds = np.linspace(1 / (thresholds + 1), 1 - 1 / (thresholds + 1), thresholds)
         self.jobs, self.options = jobs, options

@@ -34,7 +34,6 @@ class Everything(Task):
     """
 
     prompts = ("points",)
-    originals = True
 
     def __init__(self, options: Automatic = RELEASED) -> None:
         self.options = options

@@ -8,7 +8,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
-from samlit.contracts import Task
+from samlit.contracts import Prompt, Task
 from samlit.metrics import mask_iou
 from samlit.structures import Prediction, PromptSet, Ragged, Result, Scene
 
@@ -74,8 +74,12 @@ class Interactive(Task):
         drawn = torch.multinomial(share, len(scene.masks), replacement=True, generator=scene.generator)
         given: dict[str, Ragged] = {}
         for i, name in enumerate(self.first):
-            # Every type is simulated for every mask, so that what runs never depends on what was drawn.
-            given[name] = scene.prompts[name].simulate(scene.masks, None, scene).where(drawn == i)
+            prompt = scene.prompts[name]
+            if prompt.costly:
+                given[name] = _only(prompt, scene, drawn == i)
+                continue
+            # Every other type is simulated for every mask, so that what runs never depends on what was drawn.
+            given[name] = prompt.simulate(scene.masks, None, scene).where(drawn == i)
         return given, None
 
     def _correction(self, scene: Scene, predicted: Tensor) -> Ragged:
@@ -95,3 +99,15 @@ class Interactive(Task):
         if scene.training and self.stop:
             plan = list(takewhile(lambda _: scene.chance.random() >= self.stop, plan))
         return plan
+
+
+def _only(prompt: Prompt, scene: Scene, rows: Tensor) -> Ragged:
+    """Prompts for the masks that `rows` (K,) bool names, and none for the others."""
+    if rows.is_meta:  # without values, to count what a step takes, nobody knows which
+        return prompt.simulate(scene.masks, None, scene).where(rows)
+    which = rows.nonzero()[:, 0]
+    some = prompt.simulate(scene.masks[which], None, scene.of(which))
+    values = some.values.new_zeros((len(rows), *some.values.shape[1:]))
+    valid = some.valid.new_zeros((len(rows), *some.valid.shape[1:]))
+    values[which], valid[which] = some.values, some.valid
+    return Ragged(values, valid)

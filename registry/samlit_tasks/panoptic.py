@@ -18,15 +18,15 @@ from samlit_tasks._labelled import joined, labeller
 
 __all__ = ["Panoptic"]
 
-RELEASED = Automatic()
+UNFILTERED = Automatic(pred_iou_thresh=None, stability_score_thresh=None)
 
 
 class Panoptic(Task):
     """Panoptic segmentation: masks of everything with classes, each pixel in one of them; PQ, SQ, RQ.
 
     A pixel belongs to the smallest labelled mask that it is in, and masks of the same stuff are one segment. Classes
-    come from `labels`. Without it they are the truth's: what the masks would reach if somebody named them without
-    fault. A labeller by text comes with the text prompt.
+    come from `labels`. Without it they are the truth's: a mask is named as the segment that half of it is in, and as a
+    thing only where it is that thing with an IoU above .5. So what is judged is masks, not who names them.
 
     Args:
         annotations: The panoptic JSON of the images that are judged.
@@ -40,10 +40,10 @@ class Panoptic(Task):
     originals = True
 
     def __init__(
-        self, annotations: str, segments: str | None = None, labels: str | None = None, options: Automatic = RELEASED
+        self, annotations: str, segments: str | None = None, labels: str | None = None, options: Automatic = UNFILTERED
     ) -> None:
         self.annotations = _segments.Panoptic(annotations, segments)
-        self.labels, self.options = labeller(labels, self.annotations), options
+        self.labels, self.options = labeller(labels, self.annotations, self.annotations.things), options
 
     def rounds(self, scene: Scene) -> Generator[PromptSet, Prediction, Result]:
         """Yield the grid's points; the result is "panoptic", counts by class of each image, and the "segments"."""

@@ -88,6 +88,8 @@ class Recall(Collected):
         greedy: Whether proposals by rank take masks.
     """
 
+    counts = ("masks",)
+
     def __init__(self, greedy: bool = True) -> None:
         super().__init__()
         self.greedy = greedy

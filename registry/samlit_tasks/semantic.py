@@ -14,15 +14,15 @@ from samlit_tasks._labelled import joined, labeller
 
 __all__ = ["Semantic"]
 
-RELEASED = Automatic()
+UNFILTERED = Automatic(pred_iou_thresh=None, stability_score_thresh=None)
 
 
 class Semantic(Task):
     """Semantic segmentation: masks of everything with classes; mIoU over classes.
 
     A pixel has the class of the smallest labelled mask that it is in. Classes come from `labels`, or, without it, from
-    the truth: what the masks would reach if somebody named them without fault. Pixels that nobody annotated are left
-    out; what is in no mask counts as missed. A labeller by text comes with the text prompt.
+    the truth, as what half of the mask is in: what is judged then is masks, not who names them. Pixels that nobody
+    annotated are left out; what is in no mask counts as missed.
 
     Args:
         annotations: The panoptic JSON of the images that are judged.
@@ -36,7 +36,7 @@ class Semantic(Task):
     originals = True
 
     def __init__(
-        self, annotations: str, segments: str | None = None, labels: str | None = None, options: Automatic = RELEASED
+        self, annotations: str, segments: str | None = None, labels: str | None = None, options: Automatic = UNFILTERED
     ) -> None:
         self.annotations = _segments.Panoptic(annotations, segments)
         self.labels, self.options = labeller(labels, self.annotations), options

@@ -66,7 +66,7 @@ class Superpixels(Task):
 
     def metric(self) -> MeanByName:
         """Means over images."""
-        return MeanByName(self._names)
+        return MeanByName(self._names, counts=["undersegmentation_error"])
 
     def show(self, scene: Scene, result: Result) -> Sequence[Image.Image]:
         """Each image with the boundaries of its segments."""

@@ -22,7 +22,7 @@ from samlit.shards.records import Annotation, Record
 from samlit.shards.writing import write
 from samlit.structures import Sample
 
-__all__ = ["Converted", "Maker", "Stopped", "convert", "made", "ready"]
+__all__ = ["Converted", "Maker", "Stopped", "convert", "encode", "is_plain", "made", "ready"]
 
 LONGEST = 65500
 """Rows or columns of a JPEG at most."""
@@ -85,8 +85,8 @@ def convert(sample: Sample, image_id: int, quality: int = 95, long_side: int | N
         copied = False
     else:
         picture = Image.fromarray(pixels)
-        copied = isinstance(sample.image, Encoded) and _is_plain(sample.image.data)
-    jpeg = sample.image.data if copied and isinstance(sample.image, Encoded) else _encode(picture, quality)
+        copied = isinstance(sample.image, Encoded) and is_plain(sample.image.data)
+    jpeg = sample.image.data if copied and isinstance(sample.image, Encoded) else encode(picture, quality)
     annotations = tuple(Annotation(mask, phrase) for mask, phrase in told_masks)
     return Converted(Record(image_id, size, jpeg, annotations, sample.key), copied, lost)
 
@@ -95,13 +95,18 @@ def _drawn(mask: Rle, size: tuple[int, int]) -> Rle:
     return rle.encode(rle.draw(mask, size))
 
 
-def _is_plain(data: bytes) -> bool:
+def is_plain(data: bytes) -> bool:
     """Whether a file shows the same to whoever reads it: a JPEG of three colours that no EXIF turns."""
     with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
         return image.format == "JPEG" and image.mode == "RGB" and image.getexif().get(_ORIENTATION, 1) in (0, 1)
 
 
-def _encode(picture: Image.Image, quality: int) -> bytes:
+def encode(picture: Image.Image, quality: int) -> bytes:
+    """A picture as a JPEG whose colours are not subsampled (4:4:4).
+
+    Raises:
+        Damaged: It has a longer side than a JPEG can have.
+    """
     if max(picture.size) > LONGEST:
         raise Damaged("size", f"the image is {picture.height}x{picture.width}, a JPEG at most {LONGEST} a side")
     stream = io.BytesIO()

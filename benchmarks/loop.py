@@ -1,0 +1,204 @@
+"""The data engine's loop without a person: annotate by clicks, retrain the decoder on the new masks, annotate again.
+
+    python benchmarks/loop.py --annotations nuclei/train/annotations.json --weights mobile_sam --out loop
+
+A simulated annotator clicks where a mask is wrong, farthest inside the larger error, until the mask has enough IoU with
+the true one, and accepts it, or gives it up. Between two rounds the recipe `finetune` learns from all masks that were
+accepted so far, never from a true one. Each round has images of its own, so that no model has seen what it proposes
+for; how many clicks the first model takes on the same masks is told beside it, for images differ in difficulty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from samlit import atomic, clicks, rle
+from samlit.predictor import Predictor
+from samlit.rle import Rle
+from samlit_sources.coco import Coco
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--annotations", required=True, help="COCO JSON with the true masks, its images beside it")
+    parser.add_argument("--weights", default="mobile_sam")
+    parser.add_argument("--out", required=True, help="a folder; what is there already is not done again")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=10, help="images a round")
+    parser.add_argument("--masks", type=int, default=8, help="most masks of an image")
+    parser.add_argument("--iou", type=float, default=0.85, help="from which a mask is accepted")
+    parser.add_argument("--clicks", type=int, default=20, help="after which a mask is given up")
+    parser.add_argument("--steps", type=int, default=80, help="of each training")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    out = Path(options.out)
+    source = Coco(options.annotations)
+    source.prepare()
+    order = random.Random(0).sample(range(len(source)), options.rounds * options.images)
+    weights = options.weights
+    rounds: list[dict[str, Any]] = []
+    for number in range(options.rounds):
+        file = out / f"round{number + 1}.json"
+        if not file.exists():
+            began = time.monotonic()
+            images = order[number * options.images : (number + 1) * options.images]
+            now = annotated(source, images, weights, options)
+            first = now if number == 0 else annotated(source, images, options.weights, options)
+            told = {"now": now, "first": first, "seconds": round(time.monotonic() - began, 1)}
+            atomic.write(file, json.dumps(told))
+        rounds.append(json.loads(file.read_bytes()))
+        tell(number, rounds[-1], options.iou)
+        if number + 1 < options.rounds:
+            weights = retrained(source, rounds, number, options)
+    summary = {"options": vars(options), "rounds": [summed(one, options.iou) for one in rounds]}
+    atomic.write(out / "loop.json", json.dumps(summary, indent=1) + "\n")
+    plot(summary["rounds"], out / "loop.png")
+    print(f"saved to {out / 'loop.json'} and {out / 'loop.png'}")
+
+
+def annotated(source: Coco, images: list[int], weights: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What a person who clicks does with a model: a row for each mask."""
+    predictor = Predictor.load(weights, options.device)
+    rows = []
+    for image in images:
+        sample = source[image]
+        predictor.set_image(sample.pixels())
+        chosen = random.Random(image).sample(range(len(sample.masks)), min(options.masks, len(sample.masks)))
+        for which in chosen:
+            truth = rle.decode(sample.masks[which])
+            if truth.any():
+                given, iou, drawn = clicked(predictor, truth, options.iou, options.clicks)
+                mask = rle.encode(drawn)
+                rows.append({"image": image, "mask": which, "clicks": given, "iou": iou, "counts": mask.counts})
+    return rows
+
+
+def clicked(predictor: Predictor, truth: np.ndarray, enough: float, most: int) -> tuple[int, float, np.ndarray]:
+    """Click until a mask is good enough: how many clicks, its IoU, and the mask."""
+    points: list[tuple[float, float, int]] = []
+    drawn = np.zeros_like(truth)
+    low_res: Any = None
+    iou = 0.0
+    while len(points) < most:
+        xy, label, wrong = clicks.centre(torch.from_numpy(truth)[None], torch.from_numpy(drawn)[None])
+        if not wrong[0]:
+            break
+        x, y = xy[0].tolist()
+        points.append((x + 0.5, y + 0.5, int(label[0])))
+        prompts: dict[str, Any] = {"points": points}
+        if low_res is not None:
+            prompts["masks"] = [low_res]
+        answer = predictor.predict(prompts)
+        best = int(answer.iou.argmax())  # the person sees what the model is most confident of
+        drawn = answer.masks[best].cpu().numpy()
+        low_res = answer.prompt(best)
+        iou = float((drawn & truth).sum() / (drawn | truth).sum())
+        if iou >= enough:
+            break
+    return len(points), iou, drawn
+
+
+def retrained(source: Coco, rounds: list[dict[str, Any]], number: int, options: argparse.Namespace) -> str:
+    """The weights after learning from what has been accepted so far."""
+    folder = Path(options.out) / f"model{number + 1}"
+    last = folder / "last.ckpt"
+    if last.exists():
+        return str(last)
+    masks = folder.parent / f"accepted{number + 1}.json"
+    accepted = [row for one in rounds for row in one["now"] if row["iou"] >= options.iou]
+    atomic.write(masks, json.dumps(coco(source, accepted, Path(options.annotations))))
+    words = ["fit", "--recipe", "finetune", "--model.weights", options.weights]
+    words += ["--data.source.annotations", str(masks), "--data.validation.annotations", str(masks)]
+    words += ["--data.source.images", str(Path(options.annotations).parent / "images")]
+    words += ["--data.validation.images", str(Path(options.annotations).parent / "images")]
+    words += ["--data.embeddings", str(folder.parent / "embeddings"), "--trainer.max_steps", str(options.steps)]
+    words += ["--trainer.limit_val_batches", "2", "--trainer.val_check_interval", str(options.steps)]
+    words += ["--trainer.num_sanity_val_steps", "0", "--trainer.default_root_dir", str(folder)]
+    words += ["--trainer.accelerator", "cpu" if options.device == "cpu" else "gpu"]
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-m", "samlit", *words], check=True, env=os.environ)
+    print(f"learned from {len(accepted)} masks in {time.monotonic() - began:.0f} s", flush=True)
+    return str(last)
+
+
+def coco(source: Coco, rows: list[dict[str, Any]], file: Path) -> dict[str, Any]:
+    """Accepted masks as a COCO file of the images that they are of."""
+    known = {Path(one["file_name"]).stem: one for one in json.loads(file.read_bytes())["images"]}
+    images, annotations = {}, []
+    for row in rows:
+        sample = source[row["image"]]
+        image = known[Path(sample.key).stem]
+        images[image["id"]] = image
+        mask = Rle(sample.size, row["counts"])
+        x0, y0, x1, y1 = rle.box(mask)
+        annotations.append(
+            {
+                "id": len(annotations) + 1,
+                "image_id": image["id"],
+                "category_id": 1,
+                "iscrowd": 0,
+                "area": rle.area(mask),
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "segmentation": {"size": list(mask.size), "counts": mask.counts},
+            }
+        )
+    categories = [{"id": 1, "name": "object"}]
+    return {"images": list(images.values()), "annotations": annotations, "categories": categories}
+
+
+def summed(one: dict[str, Any], enough: float) -> dict[str, float]:
+    """A round in numbers; all clicks count, those on masks that were given up too."""
+    told: dict[str, float] = {"masks": len(one["now"])}
+    for name in ("now", "first"):
+        rows = one[name]
+        accepted = sum(row["iou"] >= enough for row in rows)
+        told[f"{name}_accepted"] = accepted
+        told[f"{name}_clicks"] = sum(row["clicks"] for row in rows) / max(accepted, 1)
+        told[f"{name}_first_click"] = sum(row["clicks"] == 1 and row["iou"] >= enough for row in rows) / len(rows)
+    return told
+
+
+def tell(number: int, one: dict[str, Any], enough: float) -> None:
+    told = summed(one, enough)
+    print(
+        f"round {number + 1}: {told['now_accepted']} of {told['masks']} masks accepted, "
+        f"{told['now_clicks']:.2f} clicks per accepted mask, {told['now_first_click']:.0%} with the first click; "
+        f"the first model: {told['first_accepted']} accepted, {told['first_clicks']:.2f} clicks, "
+        f"{told['first_first_click']:.0%}",
+        flush=True,
+    )
+
+
+def plot(rounds: list[dict[str, float]], file: Path) -> None:
+    """Clicks per accepted mask, round by round."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure((6, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    at = range(1, len(rounds) + 1)
+    for name, label, colour in (("first", "first model", "#9aa0a6"), ("now", "retrained each round", "#e8710a")):
+        values = [one[f"{name}_clicks"] for one in rounds]
+        axes.plot(at, values, "o-", color=colour, label=label, lw=2)
+        for x, y in zip(at, values, strict=True):
+            axes.annotate(f"{y:.1f}", (x, y), (0, 8), textcoords="offset points", ha="center", color=colour)
+    axes.set(xticks=list(at), xlabel="round", ylabel="clicks per accepted mask", ylim=(0, None))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    atomic.replacing(file, lambda path: figure.savefig(path, format="png", dpi=150))
+
+
+if __name__ == "__main__":
+    main()

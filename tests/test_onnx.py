@@ -1,0 +1,156 @@
+"""Graphs for onnxruntime: what SAM's own export answers, what the model answers, for any number of clicks."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from onnxruntime import InferenceSession
+from segment_anything.utils.onnx import SamOnnxModel
+
+from samlit import cli, export, onnx_export
+from samlit.errors import UsageError
+from samlit.graphs import Answer, Official, Prepare
+from samlit.model import Sam
+from samlit.structures import Embedding
+from samlit_decoders.mask import Mask
+from samlit_encoders.vit import Vit
+from samlit_prompts.points import Points
+from tests import official
+
+GRID, SIDE, CHANNELS = 8, 64, 32
+PROMPTS = {
+    "a click": ([[10, 20], [0, 0]], [1, -1]),
+    "clicks": ([[10, 20], [40, 50], [3, 60], [0, 0]], [1, 0, 1, -1]),
+    "a box": ([[5, 8], [44, 50]], [2, 3]),
+    "a box and a click": ([[20, 30], [5, 8], [44, 50]], [0, 2, 3]),
+}
+SIZES = [(40, 64), (64, 31), (90, 77)]
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return official.small()
+
+
+def asked(kind, mask=0.0, seed=0):
+    chance = torch.Generator().manual_seed(seed)
+    image = torch.randn(1, CHANNELS, GRID, GRID, generator=chance)
+    xy, labels = (torch.tensor([x], dtype=torch.float32) for x in PROMPTS[kind])
+    return image, xy, labels, 3 * torch.randn(1, 1, 4 * GRID, 4 * GRID, generator=chance), torch.tensor([mask])
+
+
+def near(found, wanted, most=1e-4):
+    assert len(found) == len(wanted)
+    for a, b in zip(found, wanted, strict=True):
+        a = torch.as_tensor(a)
+        assert a.shape == b.shape
+        assert (a - b).abs().max() <= most * b.abs().max()
+
+
+def run(file, given):
+    session = InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_inputs()]
+    return session.run(None, {name: x.numpy() for name, x in zip(names, given, strict=True)})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("mask", [0.0, 1.0])
+@pytest.mark.parametrize("kind", PROMPTS)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_it_answers_as_the_released_export(pair, kind, mask, single, size):
+    theirs, own = pair
+    given = (*asked(kind, mask), torch.tensor(size, dtype=torch.float32))
+    near(Official(own, SIDE, single)(*given), SamOnnxModel(theirs, single)(*given), 2e-5)
+
+
+@pytest.fixture(scope="module")
+def folder(pair, tmp_path_factory):
+    weights = tmp_path_factory.mktemp("weights") / "small.pth"
+    out = weights.with_name("graphs")
+    told = onnx_export.write(pair[1], SIDE, out, onnx_export.Options(("decoder", "batched", "browser")))
+    assert [line.split(":")[0] for line in told] == ["decoder.onnx", "batched.onnx", "prepare.onnx", "prompt.onnx"]
+    return out
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", PROMPTS)
+def test_graphs_answer_for_any_number_of_clicks_as_the_released_code(pair, folder, kind):
+    for mask, size in ((0.0, SIZES[0]), (1.0, SIZES[2])):
+        given = (*asked(kind, mask, seed=3), torch.tensor(size, dtype=torch.float32))
+        wanted = SamOnnxModel(pair[0], False)(*given)
+        near(run(folder / "decoder.onnx", given), wanted)
+        prepared = run(folder / "prepare.onnx", given[:1])
+        near(run(folder / "prompt.onnx", (*map(torch.from_numpy, prepared), *given[1:5])), (wanted[2], wanted[1]))
+
+
+@torch.no_grad()
+def test_several_prompts_at_once_are_answered_as_one_by_one(pair, folder):
+    for kinds in (["clicks"], ["clicks", "clicks", "clicks"]):
+        rows = [asked(kind, mask, seed=i) for i, (kind, mask) in enumerate(zip(kinds, (1.0, 0.0, 1.0), strict=False))]
+        image = rows[0][0]
+        given = [torch.cat(x) for x in zip(*(row[1:] for row in rows), strict=True)]
+        found = run(folder / "batched.onnx", (image, *given))
+        for i, row in enumerate(rows):
+            low, iou = (torch.from_numpy(x)[i : i + 1] for x in found)
+            wanted = SamOnnxModel(pair[0], False)(image, *row[1:], torch.tensor([64.0, 64.0]))
+            near((low, iou), (wanted[2], wanted[1]))
+
+
+def test_the_folder_says_what_it_takes(folder):
+    told = json.loads((folder / "model.json").read_text())
+    assert (told["image_size"], told["grid"], told["channels"], told["precision"]) == (SIDE, GRID, CHANNELS, "fp32")
+    assert np.allclose(told["pixel_mean"], [123.675, 116.28, 103.53])
+    assert sorted(file.name for file in folder.parent.iterdir()) == ["graphs"]
+
+
+def test_prepare_is_all_that_depends_on_the_image_alone(pair):
+    own = pair[1]
+    prepare = Prepare(own, SIDE)
+    image = asked("a click")[0]
+    with torch.no_grad():
+        made = prepare(image)
+    assert tuple(made[0].shape) == (1, GRID * GRID, CHANNELS)
+    packed = prepare.packed(made)
+    assert packed.keys() == {"mask.cells", "mask.projected"}
+    assert Answer(own, SIDE).ask(Embedding(image), *asked("a click")[1:])[0].shape == (1, 4, 4 * GRID, 4 * GRID)
+
+
+def test_the_encoder_and_int8_from_a_shell(pair, tmp_path, capsys):
+    weights, out = tmp_path / "small.safetensors", tmp_path / "graphs"
+    own = Sam(Vit(SIDE, 24, 2, 2, (1,), 3, 16, 32), [type(p) for p in pair[1].prompt_types.values()], Mask)
+    export.safetensors(own.eval(), SIDE, weights)
+    words = ["export", "--weights", str(weights), "--to", "onnx", "--out", str(out)]
+    assert cli.main([*words, "--part", "encoder", "--precision", "int8"]) == 0
+    assert "encoder.onnx" in capsys.readouterr().out
+    image = 255 * torch.rand(1, 3, SIDE, SIDE)
+    (found,) = run(out / "encoder.onnx", (image, torch.tensor([[SIDE, 40]])))
+    with torch.no_grad():
+        wanted = own.embed(image, torch.tensor([[SIDE, 40]])).image
+    assert 0 < np.abs(found - wanted.numpy()).max() < 0.2 * wanted.abs().max()
+    assert cli.main(words) == 2  # it is there already
+    assert "makes a new folder" in capsys.readouterr().err
+
+
+def test_what_cannot_be_is_one_line(tmp_path, capsys, monkeypatch):
+    words = ["export", "--weights", "none.pth", "--to"]
+    assert cli.main([*words, "sam", "--out", str(tmp_path / "a.pth"), "--part", "encoder"]) == 2
+    assert "--part is for --to onnx" in capsys.readouterr().err
+    assert cli.main([*words, "onnx", "--out", str(tmp_path / "a"), "--opset", "11"]) == 2
+    assert "--opset 11: from 18 to 23" in capsys.readouterr().err
+    bare = Sam(Vit(SIDE, 24, 2, 2, (1,), 3, 8, CHANNELS), [Points], lambda channels: Mask(channels, heads=2))
+    with pytest.raises(ValueError, match="takes points, boxes and masks, and the model has no boxes"):
+        onnx_export.write(bare, SIDE, tmp_path / "b", onnx_export.Options(("decoder",)))
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(UsageError, match=r"pip install 'samlit\[onnx\]'"):
+        onnx_export.write(bare, SIDE, tmp_path / "b")
+
+
+def test_a_graph_that_answers_otherwise_is_not_written(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_export, "EXACT", 0.0)
+    with pytest.raises(ValueError, match="the graph encoder answers otherwise"):
+        onnx_export.write(pair[1], SIDE, tmp_path / "b", onnx_export.Options(("encoder",)))
+    assert not list(tmp_path.iterdir())
