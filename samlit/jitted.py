@@ -1,0 +1,22 @@
+"""Loops that numba compiles, kept on disk where there is a folder that it can write to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+
+__all__ = ["jitted"]
+
+
+def jitted(**how: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator: `numba.njit` without the interpreter's lock, and with what else is said."""
+
+    def compile_(function: Callable[..., Any]) -> Callable[..., Any]:
+        try:
+            return numba.njit(cache=True, nogil=True, **how)(function)  # type: ignore[no-any-return]
+        except RuntimeError:  # nowhere to keep it
+            return numba.njit(nogil=True, **how)(function)  # type: ignore[no-any-return]
+
+    return compile_
