@@ -1,5 +1,4 @@
-"""The same comparison on a processor: one pass over the pixels that writes no map of the frame's resolution but the
-masks themselves; compiled by numba.
+"""`focal_dice` on a processor: one pass over the pixels, compiled by numba, that writes no full-size map but masks.
 
 A frame's row is interpolated, compared and its slopes are gone back with while it is in the innermost cache, so a pixel
 costs arithmetic and not memory. Dice's slope needs sums over the whole mask, but only as two factors, one inside the
@@ -10,7 +9,6 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -108,20 +106,16 @@ def _compare(
     Writes hard (n, H, W), sums (n, 6) of the focal loss, the missed probability, that inside the truth, and the pixels
     of both, the mask and the truth; slopes (n, 3, h, w) of the focal sum and of the probability inside and outside.
     """
-    h, w = low.shape[1:]
+    h = low.shape[1]
     rows, columns = truth.shape[1:]
-    upper, lower, z, t = (
-        np.empty(columns, np.float32),
-        np.empty(columns, np.float32),
-        np.empty(columns, np.float32),
-        np.empty(columns, np.float32),
-    )
+    upper, lower = np.empty(columns, np.float32), np.empty(columns, np.float32)
+    z, t = np.empty(columns, np.float32), np.empty(columns, np.float32)
     bits = np.empty(columns, np.int32)
     power = bits.view(np.float32)
     up, down = np.zeros((3, columns), np.float32), np.zeros((3, columns), np.float32)
     for n in range(begin, end):
         at = -1
-        focal, missed, missed_inside, both, drawn, true = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        sums[n] = 0
         for y in range(rows):
             if first_y[y] != at:  # the next pair of rows of logits
                 if at >= 0 and learns:
@@ -139,7 +133,6 @@ def _compare(
             above = ONE - below
             for x in range(columns):
                 z[x] = above * upper[x] + below * lower[x]
-                hard[n, y, x] = z[x] > ZERO
                 # t = exp(-|z|) as 2^k times a polynomial (Cephes), whose 2^k is made of bits.
                 a = min(abs(z[x]), NO_EXP)
                 k = np.floor(HALF - a * LOG2_E)
@@ -154,8 +147,13 @@ def _compare(
                 bits[x] = (np.int32(k) + np.int32(127)) << np.int32(23)
             # Counts are floats here, exact in a row, for then all of a row is one kind of number.
             row_focal, row_missed, row_inside, row_both, row_drawn, row_true = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
+            row_hard, row_truth = hard[n, y], truth[n // times, y]  # plain rows, else it is not many at a time
+            up_focal, up_inside, up_outside = up[0], up[1], up[2]
+            down_focal, down_inside, down_outside = down[0], down[1], down[2]
             for x in range(columns):
-                inside = f32(truth[n // times, y, x])
+                row_hard[x] = z[x] > ZERO
+            for x in range(columns):
+                inside = f32(row_truth[x])
                 sign = ONE - TWO * inside
                 v = z[x] * sign
                 e = t[x] * power[x]
@@ -186,23 +184,21 @@ def _compare(
                     by_miss = miss * rest * sign
                     by_inside = by_miss * inside
                     by_outside = by_miss - by_inside
-                    up[0, x] += above * by_focal
-                    up[1, x] += above * by_inside
-                    up[2, x] += above * by_outside
-                    down[0, x] += below * by_focal
-                    down[1, x] += below * by_inside
-                    down[2, x] += below * by_outside
-            focal += row_focal
-            missed += row_missed
-            missed_inside += row_inside
-            both += row_both
-            drawn += row_drawn
-            true += row_true
+                    up_focal[x] += above * by_focal
+                    up_inside[x] += above * by_inside
+                    up_outside[x] += above * by_outside
+                    down_focal[x] += below * by_focal
+                    down_inside[x] += below * by_inside
+                    down_outside[x] += below * by_outside
+            sums[n, 0] += row_focal
+            sums[n, 1] += row_missed
+            sums[n, 2] += row_inside
+            sums[n, 3] += row_both
+            sums[n, 4] += row_drawn
+            sums[n, 5] += row_true
         if learns:
             _gather(up, first_x, share_x, slopes[n, :, at])
             _gather(down, first_x, share_x, slopes[n, :, min(at + 1, h - 1)])
-        sums[n, 0], sums[n, 1], sums[n, 2] = focal, missed, missed_inside
-        sums[n, 3], sums[n, 4], sums[n, 5] = both, drawn, true
 
 
 @jitted(fastmath=NO_NANS_LOST)
