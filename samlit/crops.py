@@ -39,8 +39,8 @@ def cut(
     for k, ((x0, y0, x1, y1), image, factor, only) in enumerate(rows):
         side = max(2, round(factor * max(x1 - x0, y1 - y0)))
         left, top = round((x0 + x1 - side) / 2), round((y0 + y1 - side) / 2)
-        shown = _window(batch.image[image].float() / 255, left, top, side)
-        mask = _window(masks[k].float()[None], left, top, side)
+        shown = _window(batch.image[image], left, top, side).float() / 255
+        mask = _window(masks[k][None], left, top, side).float()
         if only:
             shown = shown * mask
         # Enlarged or reduced alike, without the patterns that a coarse picture would get from a fine one.

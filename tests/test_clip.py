@@ -210,10 +210,10 @@ trainer: {{max_steps: 1}}
 """
     monkeypatch.setenv("SAMLIT_CACHE", str(tmp_path / "cache"))
     (tmp_path / "own.yaml").write_text(recipe.replace('"context_length": 8', '"context_length": 16'))
-    assert cli.main(["clip", "--recipe", str(tmp_path / "own.yaml"), "--steps", "40", "--batch", "6"]) == 0
+    assert cli.main(["clip", "--recipe", str(tmp_path / "own.yaml"), "--steps", "80", "--batch", "12"]) == 0
     told = capsys.readouterr().out
     share = float(told.partition("in ")[2].partition("%")[0])
-    assert share > 45, "of five phrases a scene, chance finds 20%"
+    assert share > 50, "67 to 71 with four seeds; 15 to 23 before any step, as by chance among five phrases"
     assert (tmp_path / "made" / "clip.pt").exists()
     assert cli.main(["clip", "--recipe", "tiny"]) == 2
     assert "has no text prompt with a CLIP of its own" in capsys.readouterr().err

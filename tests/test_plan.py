@@ -82,6 +82,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a processor does in its own way, looking at values and keeping to its cache, it does as a GPU."""
     monkeypatch.setattr(_attention, "SMALL", 0)
     monkeypatch.setattr(samlit_decoders.mask, "_at_hand", lambda x: False)
+    monkeypatch.setattr(samlit_decoders.mask, "_learns", lambda cells: False)
     monkeypatch.setattr(_looks, "_by_hand", lambda cells: False)
     monkeypatch.setattr(samlit.model, "_all", lambda valid: False)
     monkeypatch.setattr(samlit.focal_dice, "NEAR", samlit.focal_dice.FAR)
