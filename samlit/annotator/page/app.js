@@ -24,6 +24,7 @@ const tools = { outbox, decoding, clock, drafts, person: project.person };
 const view = new View(by("canvas")), pointer = new Pointer(by("canvas"), view);
 const preview = new Preview(view, decoding), panel = new Panel();
 const names = new Set(project.names);
+panel.person = project.person;
 let session = null, at = -1, hovered = null, note = "", noteEnds = 0, ready = false;
 
 /** What is asked, again and again until the server is there. */
@@ -254,6 +255,7 @@ function run(name, given) {
 
 addEventListener("keydown", (event) => {
   clock.touch();
+  if (event.key === "Tab") document.body.dataset.keyboard = "";
   if (by("keys").open) {
     if (event.key === "?") by("keys").close();
     return;
@@ -287,6 +289,7 @@ for (const button of document.querySelectorAll("header [data-do], .tools [data-d
 // A button that was clicked would take the next Enter as another click.
 addEventListener("click", (event) => event.detail && event.target.closest("button") && !by("keys").open && by("canvas").focus());
 addEventListener("pointermove", () => clock.touch());
+addEventListener("pointerdown", () => delete document.body.dataset.keyboard, { capture: true });
 addEventListener("focus", refresh);
 document.addEventListener("visibilitychange", refresh);
 addEventListener("online", () => outbox.send());

@@ -5,7 +5,7 @@ const TABLE = [
   ["Begin a mask", [
     [["Click"], "Add to the mask"],
     [["Right click", "Alt+Click"], "Take away from the mask"],
-    [["Drag"], "Scribble: several clicks along a line"],
+    [["Drag"], "Several clicks along a line"],
     [["Shift+Drag"], "Box"],
     [["C"], "Clicks and scribbles", "tool", "click"],
     [["B"], "Box", "tool", "box"],
@@ -81,17 +81,17 @@ export function sheet(element) {
     heading.textContent = title;
     const list = document.createElement("dl");
     for (const [keys, says] of rows) {
-      const term = document.createElement("dt"), meaning = document.createElement("dd");
+      const what = document.createElement("dt"), how = document.createElement("dd");
       keys.forEach((key, n) => {
-        if (n) term.append(" or ");
+        if (n) how.append(" or ");
         key.split(/(?<=.)\+/).forEach((part) => {
           const cap = document.createElement("kbd");
           cap.textContent = SHOWN[part] ?? part;
-          term.append(cap);
+          how.append(cap);
         });
       });
-      meaning.textContent = says;
-      list.append(term, meaning);
+      what.textContent = says;
+      list.append(what, how);
     }
     section.append(heading, list);
     return section;

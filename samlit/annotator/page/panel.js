@@ -1,6 +1,9 @@
 /* The lists at the right, and the card of the mask in the making. */
 
+import { bounds } from "./raster.js";
 import { colour, shape } from "./shapes.js";
+
+const BLUE = [61, 139, 255]; // of the mask in the making
 
 const by = (id) => document.getElementById(id);
 
@@ -89,29 +92,49 @@ export class Panel extends EventTarget {
     });
     if (this.#drawn !== candidates) {
       this.#drawn = candidates;
-      this.candidates.forEach((button, n) => this.#sketch(button.querySelector("canvas"), candidates[n]));
+      this.candidates.forEach((button, n) => this.#sketch(button.querySelector("canvas"), candidates[n], candidates));
     }
   }
 
+  /** The part of the image that any candidate is in, as [x0, y0, x1, y1], of the shape of a small picture. */
+  #part(candidates, shape) {
+    const { grid, size: [rows, columns] } = this.#session;
+    let [x0, y0, x1, y1] = [columns, rows, 0, 0];
+    for (const { logits, side } of candidates) {
+      const box = bounds(logits, side, side, (value) => value > 0);
+      if (!box) continue;
+      const across = ((grid.frame / side) * columns) / grid.inside[1], down = ((grid.frame / side) * rows) / grid.inside[0];
+      [x0, y0] = [Math.min(x0, box[0] * across), Math.min(y0, box[1] * down)];
+      [x1, y1] = [Math.max(x1, box[2] * across), Math.max(y1, box[3] * down)];
+    }
+    if (x1 <= x0) [x0, y0, x1, y1] = [0, 0, columns, rows];
+    const wide = Math.max(x1 - x0, (y1 - y0) * shape, 8) * 1.25, high = wide / shape;
+    return [(x0 + x1 - wide) / 2, (y0 + y1 - high) / 2, (x0 + x1 + wide) / 2, (y0 + y1 + high) / 2];
+  }
+
   /** A candidate as a small picture, straight from its logits. */
-  #sketch(canvas, candidate) {
-    const [rows, columns] = this.#session.size, context = prepared(canvas);
-    const { width, height } = canvas;
+  #sketch(canvas, candidate, candidates) {
+    const context = prepared(canvas), { width, height } = canvas;
     if (!candidate) return;
-    const k = Math.min(width / columns, height / rows);
-    const w = Math.max(Math.round(columns * k), 1), h = Math.max(Math.round(rows * k), 1);
-    const left = Math.round((width - w) / 2), top = Math.round((height - h) / 2);
-    context.globalAlpha = 0.35;
-    context.drawImage(this.#picture, left, top, w, h);
-    const { grid } = this.#session, picture = context.getImageData(left, top, w, h);
-    for (let y = 0, i = 0; y < h; y++) {
-      const row = Math.floor((((y + 0.5) / h) * grid.inside[0] * candidate.side) / grid.frame);
-      for (let x = 0; x < w; x++, i += 4) {
-        const column = Math.floor((((x + 0.5) / w) * grid.inside[1] * candidate.side) / grid.frame);
-        if (candidate.logits[row * candidate.side + column] > 0) picture.data.set([61, 139, 255, 255], i);
+    const { grid, size: [rows, columns] } = this.#session, { logits, side } = candidate;
+    const [x0, y0, x1] = this.#part(candidates, width / height), k = (x1 - x0) / width;
+    context.setTransform(1 / k, 0, 0, 1 / k, -x0 / k, -y0 / k);
+    context.drawImage(this.#picture, 0, 0);
+    const picture = context.getImageData(0, 0, width, height);
+    const cell = (place, n, out) => Math.floor(((place / out) * grid.inside[n] * side) / grid.frame);
+    for (let y = 0, i = 0; y < height; y++) {
+      const down = y0 + (y + 0.5) * k, row = cell(down, 0, rows);
+      for (let x = 0; x < width; x++, i += 4) {
+        const right = x0 + (x + 0.5) * k, inside = right >= 0 && down >= 0 && right < columns && down < rows;
+        if (!inside) continue;
+        const within = logits[row * side + cell(right, 1, columns)] > 0;
+        for (let channel = 0; channel < 3; channel++) {
+          const value = picture.data[i + channel];
+          picture.data[i + channel] = within ? 0.35 * value + 0.65 * BLUE[channel] : 0.55 * value + 0.45 * 128;
+        }
       }
     }
-    context.putImageData(picture, left, top);
+    context.putImageData(picture, 0, 0);
   }
 
   #key(item) {
@@ -131,7 +154,8 @@ export class Panel extends EventTarget {
     const name = element.querySelector(".name");
     name.textContent = item.phrase || (mask ? "Unnamed" : `${Math.round(100 * item.predicted_iou)} % sure`);
     name.classList.toggle("muted", mask && !item.phrase);
-    element.querySelector(".about").textContent = `${pixels.toLocaleString("en")} px${item.provenance?.person ? ` · ${item.provenance.person}` : ""}`;
+    const whose = item.provenance?.person;
+    element.querySelector(".about").textContent = `${pixels.toLocaleString("en")} px${whose && whose !== this.person ? ` · ${whose}` : ""}`;
     thumbnail(element.querySelector("canvas"), this.#picture, box, path, mask ? colour(item.id) : null);
     if (mask) element.style.setProperty("--own", colour(item.id));
     element.querySelector(".pick").addEventListener("click", () => this.#tell("pick", item));
