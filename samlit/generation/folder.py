@@ -56,6 +56,11 @@ class Images(Source):
             raise ValueError(f"{self.root} has no image in it ({', '.join(sorted(ENDINGS))})")
         self._names = sorted(names)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Their paths in the folder, in order."""
+        return tuple(self._names)
+
     def digest(self) -> str:
         """What tells this list of files from another one: names and sizes."""
         root = Path(self.root).expanduser()

@@ -1,0 +1,182 @@
+"""`samlit annotate`: masks of a folder's images, by people in the browser."""
+
+from __future__ import annotations
+
+import getpass
+import importlib.util
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samlit import cache
+from samlit.errors import ArgumentParser, SamlitError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from samlit.annotator.proposals import Everything
+    from samlit.annotator.server import Annotator
+    from samlit.annotator.store import Store
+    from samlit.predictor import Predictor
+
+__all__ = ["main"]
+
+PREFIX = "--everything."
+CONFIDENT = {"points_per_side": "16", "pred_iou_thresh": "0.9", "stability_score_thresh": "0.95"}
+"""Of everything-mode: few masks, and those to be relied on; a person adds the others."""
+
+EPILOG = """the page has a sheet of its keys: press ?
+
+  samlit annotate --images photos --weights mobile_sam
+  samlit annotate --images photos --weights runs/finetune/best.ckpt --propose everything --person ada
+  samlit annotate --images photos --report
+  samlit annotate --images photos --export coco photos.json
+
+Each accepted mask is in DIR/annotations at once, as SA-1B's JSON. Any number of people, tabs and servers may work on one
+folder. With --host the page is for whoever has the address that is printed, which has a token in it: there is no
+encryption, so put it behind a tunnel or a proxy that has.
+
+--everything.KEY VALUE changes what is proposed (docs/tasks.md).
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Run the command with the words after `samlit annotate`."""
+    from argparse import RawDescriptionHelpFormatter
+
+    parser = ArgumentParser(
+        prog="samlit annotate",
+        usage="samlit annotate --images DIR (--weights W | --report | --export coco FILE) [OPTION ...]",
+        description="Masks of a folder's images, by people in the browser.",
+        epilog=EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--images", required=True, metavar="DIR", help="a folder of images, with its folders")
+    published = "published weights (`samlit list weights`), or a file: runs/NAME/best.ckpt"
+    parser.add_argument("--weights", metavar="NAME|FILE", help=published)
+    parser.add_argument("--out", metavar="DIR", help="the folder of the annotations (DIR/annotations)")
+    parser.add_argument("--propose", metavar="HOW", help="everything: begin each image with its confident masks")
+    parser.add_argument("--person", default="", metavar="NAME", help="who annotates, in what is kept (the user's name)")
+    told = "browser, server, or auto (the default): in the browser where ONNX and onnxruntime-web are there"
+    parser.add_argument("--decoder", default="auto", metavar="WHERE", help=told)
+    parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, mps (cpu)")
+    parser.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen at (127.0.0.1: this machine)")
+    parser.add_argument("--port", type=int, default=8188, metavar="P", help="port, 0 for any that is free (8188)")
+    parser.add_argument("--report", action="store_true", help="print what has been done, a row a model, and end")
+    told = "write all masks as one file, and end; coco is the one form there is"
+    parser.add_argument("--export", nargs=2, metavar=("FORM", "FILE"), help=told)
+    parser.add_argument("--only-done", action="store_true", help="with --export: images that were called done, alone")
+    options, rest = parser.parse_known_args(argv)
+    known = [word for action in parser._actions for word in action.option_strings]
+    for word in rest:
+        if word.startswith("--") and not word.startswith(PREFIX):
+            option = word.partition("=")[0]
+            raise UsageError(f"there is no option {option!r}{did_you_mean(option, known)} (see `{parser.prog} --help`)")
+    if not 0 <= options.port <= 65535:
+        raise UsageError(f"--port is 0 to 65535, not {options.port}")
+    for name, value, words in (
+        ("--propose", options.propose, ("everything",)),
+        ("--decoder", options.decoder, ("auto", "browser", "server")),
+        ("--export", options.export and options.export[0], ("coco",)),
+    ):
+        if value is not None and value not in words:
+            raise UsageError(f"{name} is {' or '.join(words)}, not {value!r}{did_you_mean(value, words)}")
+    if rest and options.propose is None:
+        raise UsageError(f"{rest[0].partition('=')[0]} is for --propose everything")
+    if options.only_done and not options.export:
+        raise UsageError("--only-done is for --export")
+
+    from samlit.annotator.store import Store
+
+    images = Path(options.images)
+    store = Store(images, Path(options.out) if options.out else images / "annotations")
+    if options.report or options.export:
+        return _told(store, options)
+    if options.weights is None:
+        raise UsageError("give --weights, or --report, or --export coco FILE")
+    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SamlitError(f"annotate needs {' and '.join(missing)}: pip install 'samlit[annotate]'")
+    return _serve(store, options, rest)
+
+
+def _told(store: Store, options: Any) -> int:
+    """`--report` and `--export`, which need no model."""
+    from samlit.annotator import coco, report
+
+    if options.export:
+        count, masks = coco.write(store, Path(options.export[1]), options.only_done)
+        print(f"{count} images, {masks} masks, saved to {options.export[1]}")
+    if options.report:
+        print(report.table(store))
+    return 0
+
+
+def _serve(store: Store, options: Any, rest: list[str]) -> int:
+    from samlit.annotator.proposals import Proposals
+    from samlit.annotator.server import Annotator, serve
+    from samlit.predictor import Predictor
+
+    proposing = _everything(rest) if options.propose else None
+    predictor = Predictor.load(options.weights, options.device)
+    if not {"points", "boxes"} <= predictor.net.prompt_types.keys():
+        raise UsageError(f"{options.weights} takes no points and boxes: it cannot be annotated with")
+    folder = cache.folder() / "annotate"
+    proposals = None
+    if proposing is not None:
+        proposals = Proposals(_proposer(predictor, *proposing), store, folder / "proposals")
+    from samlit.annotator.guard import loopback
+
+    token = None if loopback(options.host) else secrets.token_urlsafe(24)
+    person = options.person or _user()
+    name = _called(str(options.weights))
+    decoder = _decoder(predictor, folder, options.decoder)
+    annotator: Annotator = Annotator(store, predictor, name, folder, proposals, person, decoder)
+
+    def ready(port: int) -> None:
+        host = {"0.0.0.0": "HOST", "::": "HOST"}.get(options.host, options.host)
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        if token is not None:
+            address += f"?token={token}"
+        print(f"{len(store.items)} images, annotations in {store.out}")
+        print(f"open {address}   (Ctrl-C ends it; all that was accepted is saved)", flush=True)
+
+    serve(annotator, options.host, options.port, token, ready)
+    return 0
+
+
+def _called(weights: str) -> str:
+    """What a model is called in reports: a published name, or the last two parts of a path."""
+    return "/".join(Path(weights).parts[-2:]) if Path(weights).suffix else weights
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        return ""
+
+
+def _everything(words: list[str]) -> tuple[Any, dict[str, Any]]:
+    """The task that finds everything, and all of its options."""
+    from samlit import evaluate, recipe
+
+    given = [f"--task.options.{key}={value}" for key, value in CONFIDENT.items()]
+    given += [f"--task.options.{word.removeprefix(PREFIX)}" if word.startswith(PREFIX) else word for word in words]
+    class_path = recipe.resolve_slot("model.task", "everything", "--propose")
+    try:
+        task, keys = evaluate.built(class_path, "everything", given)
+    except UsageError as error:
+        message = str(error).replace("--task.options.", PREFIX).replace("--task everything", "--propose everything")
+        raise UsageError(message) from error
+    return task, keys["options"]
+
+
+def _proposer(predictor: Predictor, task: Any, options: dict[str, Any]) -> Everything:
+    from samlit.annotator.proposals import Everything
+
+    return Everything(predictor.net, predictor.image_size, task, options)
+
+
+def _decoder(predictor: Predictor, folder: Path, where: str) -> Path | None:
+    """The folder with what a browser needs to decode, or None where the server does."""
+    return None

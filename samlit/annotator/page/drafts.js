@@ -1,0 +1,24 @@
+/* Unfinished masks, kept in the browser: one an image. */
+
+export class Drafts {
+  #prefix;
+
+  constructor(project) {
+    this.#prefix = `samlit/${project}/draft/`;
+  }
+
+  of(image) {
+    const text = localStorage.getItem(this.#prefix + image);
+    return text && JSON.parse(text);
+  }
+
+  keep(image, draft) {
+    try {
+      localStorage.setItem(this.#prefix + image, JSON.stringify(draft));
+    } catch { /* full: what was accepted is more important, and has its own place */ }
+  }
+
+  forget(image) {
+    localStorage.removeItem(this.#prefix + image);
+  }
+}

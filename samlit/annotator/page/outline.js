@@ -1,0 +1,61 @@
+/* The outline of a mask as closed loops along the edges of its pixels. */
+
+const STEPS = [[1, 0], [0, 1], [-1, 0], [0, -1]]; // right, down, left, up: the mask is at the right hand
+
+/** Loops of corners [x, y, x, y, ...] around a mask and, the other way round, around its holes.
+ *
+ * @param mask Uint8Array, row by row.
+ * @param columns Of the mask.
+ * @param box [x0, y0, x1, y1] that holds all of it.
+ */
+export function loops(mask, columns, [x0, y0, x1, y1]) {
+  const wide = x1 - x0 + 1, high = y1 - y0 + 1;
+  const open = new Uint8Array(wide * high); // of each corner: the directions in which an edge leaves it
+  const at = (x, y) => (x >= x0 && x < x1 && y >= y0 && y < y1 ? mask[y * columns + x] : 0);
+  for (let y = y0; y < y1; y++) {
+    for (let x = x0; x < x1; x++) {
+      if (!mask[y * columns + x]) continue;
+      const corner = (y - y0) * wide + x - x0;
+      if (!at(x, y - 1)) open[corner] |= 1;
+      if (!at(x + 1, y)) open[corner + 1] |= 2;
+      if (!at(x, y + 1)) open[corner + wide + 1] |= 4;
+      if (!at(x - 1, y)) open[corner + wide] |= 8;
+    }
+  }
+  const found = [];
+  for (let start = 0; start < open.length; start++) {
+    while (open[start]) {
+      const loop = [];
+      let corner = start, before = -1;
+      do {
+        const way = next(open[corner], before);
+        open[corner] &= ~(1 << way);
+        if (way !== before) loop.push((corner % wide) + x0, Math.floor(corner / wide) + y0);
+        before = way;
+        corner += STEPS[way][0] + STEPS[way][1] * wide;
+      } while (corner !== start);
+      found.push(loop);
+    }
+  }
+  return found;
+}
+
+/** Where two pixels touch at a corner alone, turn right: they are of two loops. */
+function next(ways, before) {
+  if (before >= 0 && ways & (ways - 1)) {
+    const right = (before + 1) % 4;
+    if (ways & (1 << right)) return right;
+  }
+  return 31 - Math.clz32(ways & -ways);
+}
+
+/** Loops as a path to fill or stroke. */
+export function path(found) {
+  const made = new Path2D();
+  for (const loop of found) {
+    made.moveTo(loop[0], loop[1]);
+    for (let i = 2; i < loop.length; i += 2) made.lineTo(loop[i], loop[i + 1]);
+    made.closePath();
+  }
+  return made;
+}

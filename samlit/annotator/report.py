@@ -1,0 +1,118 @@
+"""What has been annotated, by which model, and how much of what it proposed was right."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from samlit.annotator.store import Store
+from samlit.errors import SamlitError
+
+__all__ = ["Row", "rows", "table"]
+
+
+@dataclass
+class Row:
+    """What was done with one model.
+
+    Attributes:
+        model: Its name, as it was typed.
+        images: With a mask of it.
+        masks: That were accepted and not deleted.
+        seconds: Of a person, each mask.
+        clicks: Points and boxes, each mask that a person began: not the proposals that were taken as they were.
+        accepted: Proposals that were taken as they were.
+        edited: Proposals that were changed before they were taken, or after.
+        rejected: Proposals that were refused.
+        missed: Masks that a person began in images that had proposals.
+    """
+
+    model: str
+    images: int = 0
+    masks: int = 0
+    seconds: list[float] = field(default_factory=list)
+    clicks: list[int] = field(default_factory=list)
+    accepted: int = 0
+    edited: int = 0
+    rejected: int = 0
+    missed: int = 0
+
+    @property
+    def unedited(self) -> float | None:
+        """Of the proposals that were decided on the share that was taken as it was."""
+        decided = self.accepted + self.edited + self.rejected
+        return self.accepted / decided if decided else None
+
+
+def rows(store: Store) -> list[Row]:
+    """A row a model, in the order in which the models come up."""
+    found: dict[str, Row] = {}
+    seen: dict[str, set[str]] = defaultdict(set)
+
+    def of(model: str) -> Row:
+        return found.setdefault(model, Row(model))
+
+    for item in store.items:
+        try:
+            document = store.read(item)
+        except SamlitError:  # the page says which
+            continue
+        own = document["samlit"]
+        for one in own.get("rejected", []):
+            of(one["model"]).rejected += 1
+        for mask in document["annotations"]:
+            told: dict[str, Any] = mask.get("provenance") or {}
+            if "model" not in told:  # it was there before
+                continue
+            name = told["model"]["name"]
+            row, proposal = of(name), told.get("proposal")
+            if mask.get("deleted"):
+                row.rejected += proposal is not None
+                continue
+            seen[name].add(item.id)
+            row.masks += 1
+            row.seconds.append(float(told["seconds"]))
+            if proposal is not None and not proposal["edited"]:
+                row.accepted += 1
+                continue
+            row.clicks.append(len(told["prompts"]["points"]) + (told["prompts"]["box"] is not None))
+            row.edited += proposal is not None
+            row.missed += proposal is None and name in own.get("offered", {})
+    for name, row in found.items():
+        row.images = len(seen[name])
+    return list(found.values())
+
+
+def table(store: Store) -> str:
+    """The rows for a person, with the images that are done."""
+    told = rows(store)
+    done = sum(store.summary(item)["done"] for item in store.items)
+    lines = [f"{len(store.items)} images, {done} done"]
+    if not told:
+        return "\n".join([*lines, "no mask has been accepted yet"])
+    head = ["model", "images", "masks", "masks/h", "median s", "clicks/mask", "as proposed", "edited", "rejected", "missed"]
+    cells = [head]
+    for row in told:
+        hours = sum(row.seconds) / 3600
+        unedited = "-" if row.unedited is None else f"{row.accepted} ({row.unedited:.0%})"
+        cells.append(
+            [
+                row.model,
+                str(row.images),
+                str(row.masks),
+                f"{row.masks / hours:.0f}" if hours else "-",
+                f"{statistics.median(row.seconds):.1f}" if row.seconds else "-",
+                f"{statistics.mean(row.clicks):.1f}" if row.clicks else "-",
+                unedited,
+                str(row.edited),
+                str(row.rejected),
+                str(row.missed),
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row_ in cells:
+        first, *others = (f"{cell:>{width}}" if n else f"{cell:{width}}" for n, (cell, width) in enumerate(zip(row_, widths, strict=True)))
+        lines.append("  ".join([first, *others]))
+    return "\n".join(lines)
