@@ -27,8 +27,8 @@ from samlit.annotator.ahead import Ahead
 from samlit.annotator.embedder import Embedder
 from samlit.annotator.guard import App, Guard
 from samlit.annotator.proposals import Proposal, Proposals, open_ones
-from samlit.annotator.store import Conflict, Item, Store
-from samlit.embeddings import Embedded
+from samlit.annotator.store import ORIENTATION, Conflict, Item, Store
+from samlit.embeddings import Embedded, fingerprint
 from samlit.errors import SamlitError, one_line
 from samlit.faults import Damaged
 from samlit.predictor import InFrame, Predictor
@@ -46,7 +46,6 @@ KINDS = {
     ".svg": "image/svg+xml",
 }
 SHOWN = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
-_ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 WAIT = 25.0
 """Seconds that a request waits for an embedding before the page has to ask again."""
 
@@ -77,14 +76,13 @@ class Annotator:
     ) -> None:
         self.store, self.predictor, self.person, self.decoder = store, predictor, person, decoder
         self.embedder = Embedder(Predictor(predictor.net, predictor.image_size), store, cache / "embeddings")
-        self.about = {"name": name, "weights": self.embedder.folder.name}
-        self.embeddings: Ahead[Embedded] = Ahead(self.embedder, len(store.items))
+        self.about = {"name": name, "weights": fingerprint(predictor.net)}
+        self.embeddings: Ahead[Embedded] = Ahead(self.embedder, len(store.items), self.store.stamp)
         self.proposals: Ahead[list[Proposal]] | None = None
         if proposals is not None:
-            self.proposals = Ahead(proposals, len(store.items), kept=32)
+            self.proposals = Ahead(proposals, len(store.items), self.store.stamp, kept=32)
         self._answering = threading.Lock()
-        self._set = -1
-        self._sizes: dict[str, tuple[int, int]] = {}
+        self._set: Embedded | None = None
 
     def close(self) -> None:
         """End what works in the background."""
@@ -92,34 +90,18 @@ class Annotator:
         if self.proposals is not None:
             self.proposals.close()
 
-    def size(self, item: Item) -> tuple[int, int]:
-        """Rows and columns of an image as a person sees it, from its header.
-
-        Raises:
-            Damaged: It is no image, or too large.
-        """
-        if item.id not in self._sizes:
-            path = self.store.path(item)
-            try:
-                with Image.open(path) as image:
-                    columns, rows = image.size
-                    if image.getexif().get(_ORIENTATION, 1) >= 5:
-                        rows, columns = columns, rows
-            except Image.DecompressionBombError:
-                rows = columns = images.MAX_PIXELS
-            except Exception as error:  # a damaged file makes Pillow's readers raise what they like
-                raise Damaged("image", f"the image cannot be read ({one_line(error)})", item.name) from error
-            if rows * columns > images.MAX_PIXELS:
-                raise Damaged("bomb", f"the image has more than {images.MAX_PIXELS} pixels", item.name)
-            self._sizes[item.id] = rows, columns
-        return self._sizes[item.id]
-
     def project(self) -> dict[str, Any]:
         """All images with how far they are, and what the page needs to know of the model."""
         told = [(item, self.store.summary(item)) for item in self.store.items]
         return {
+            "id": self.store.id,
             "images": [
-                {"id": item.id, "name": item.name, "masks": row["masks"], "done": row["done"]} for item, row in told
+                {
+                    "id": item.id,
+                    "name": item.name,
+                    **{key: row[key] for key in ("masks", "done", "damaged") if key in row},
+                }
+                for item, row in told
             ],
             "names": sorted({name for _, row in told for name in row["names"]}),
             "model": self.about,
@@ -131,7 +113,7 @@ class Annotator:
     def document(self, item: Item) -> dict[str, Any]:
         """An image's size and annotations; its neighbours are made ready from now on."""
         self.look(item)
-        return {"size": self.size(item), "document": self.store.read(item)}
+        return {"size": self.store.size(item), "document": self.store.read(item)}
 
     def look(self, item: Item) -> None:
         """Somebody looks at this image."""
@@ -143,9 +125,9 @@ class Annotator:
     def picture(self, item: Item) -> Response:
         """An image as a browser shows it: the file itself where that is the same to everybody."""
         path = self.store.path(item)
-        self.size(item)
+        self.store.size(item)
         with Image.open(path) as image:
-            plain = image.mode in ("RGB", "L") and image.getexif().get(_ORIENTATION, 1) in (0, 1)
+            plain = image.mode in ("RGB", "L") and image.getexif().get(ORIENTATION, 1) in (0, 1)
             kind = SHOWN.get(image.format or "")
         if plain and kind:
             return FileResponse(path, media_type=kind)
@@ -154,7 +136,7 @@ class Annotator:
         return Response(stream.getvalue(), media_type="image/png")
 
     def embedding(self, item: Item) -> Response:
-        """An image's embedding, float32 (C, h, w), with what belongs to it in the header `x-samlit`; 202 where it waits.
+        """An image's embedding, float32 (C, h, w), what belongs to it in the header `x-samlit`; 202 where it waits.
 
         Decoders that look at finer maps of the encoder, too, are answered by the server.
         """
@@ -201,17 +183,21 @@ class Annotator:
         multimask = asked.get("multimask")
         if multimask is not None and not isinstance(multimask, bool):
             raise ValueError("multimask is true or false")
-        number = self.store.place(item.id)
-        embedded = self.embeddings.ask(number, WAIT)
+        embedded = self.embeddings.ask(self.store.place(item.id), WAIT)
         if embedded is None:
             return Response(status_code=202)
         with self._answering:
-            if self._set != number:
+            if self._set is not embedded:
                 self.predictor.set_embedding(embedded)
-                self._set = number
+                self._set = embedded
             answer = self.predictor.predict(prompts, multimask)
         logits = answer.low_res_logits.float().cpu().contiguous().numpy()
-        told = {"scores": [float(one) for one in answer.iou], "shape": list(logits.shape)}
+        told = {
+            "scores": [float(one) for one in answer.iou],
+            "shape": list(logits.shape),
+            "inside": list(embedded.sizes[0]),
+            "frame": embedded.image_size,
+        }
         return Response(logits.tobytes(), headers={"x-samlit": json.dumps(told)}, media_type="application/octet-stream")
 
     def change(self, item: Item, given: dict[str, Any]) -> dict[str, Any]:
@@ -221,7 +207,7 @@ class Annotator:
             ValueError: It makes no sense.
             Conflict: Somebody else was faster.
         """
-        size = self.size(item)
+        size = self.store.size(item)
         change = changes.parse(given, size)
         offered = None
         if self.proposals is not None and (found := self.proposals.ask(self.store.place(item.id), 0.01)) is not None:
@@ -359,7 +345,9 @@ def serve(annotator: Annotator, host: str, port: int, token: str | None, ready: 
         listening.bind((host, port))
     except (OSError, OverflowError) as error:
         listening.close()
-        raise SamlitError(f"cannot listen at {host}, port {port}: {one_line(error)}; name another with --port") from error
+        raise SamlitError(
+            f"cannot listen at {host}, port {port}: {one_line(error)}; name another with --port"
+        ) from error
     with listening:
         listening.listen(128)
         ready(listening.getsockname()[1])
