@@ -255,7 +255,6 @@ function run(name, given) {
 
 addEventListener("keydown", (event) => {
   clock.touch();
-  if (event.key === "Tab") document.body.dataset.keyboard = "";
   if (by("keys").open) {
     if (event.key === "?") by("keys").close();
     return;
@@ -269,7 +268,10 @@ addEventListener("keydown", (event) => {
   }
   if (!found) return;
   if (focus.matches("button") && event.key === "Enter" && !event.shiftKey) return; // it presses the button
-  if (found.name === "turn" && (focus.matches("button") || !(session?.state?.candidates.length > 1))) return; // it moves the focus
+  if (found.name === "turn" && (focus.matches("button") || !(session?.state?.candidates.length > 1))) {
+    document.body.dataset.keyboard = ""; // it moves the focus
+    return;
+  }
   event.preventDefault();
   run(found.name, found.given);
 });

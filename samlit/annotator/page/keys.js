@@ -91,7 +91,9 @@ export function sheet(element) {
         });
       });
       what.textContent = says;
-      list.append(what, how);
+      const row = document.createElement("div");
+      row.append(what, how);
+      list.append(row);
     }
     section.append(heading, list);
     return section;

@@ -88,7 +88,7 @@ export class Panel extends EventTarget {
       const candidate = candidates[n];
       button.disabled = !candidate || candidates.length < 2;
       button.setAttribute("aria-pressed", String(candidates.length > 1 && state.chosen === n));
-      button.querySelector("span").textContent = candidate ? `${Math.round(100 * Math.min(Math.max(candidate.score, 0), 1))} %` : "–";
+      button.querySelector("span").textContent = candidate ? percent(candidate.score) : "–";
     });
     if (this.#drawn !== candidates) {
       this.#drawn = candidates;
@@ -152,7 +152,7 @@ export class Panel extends EventTarget {
     const element = by(mask ? "mask-row" : "proposal-row").content.firstElementChild.cloneNode(true);
     const { box, path, area: pixels } = shape((item.segmentation ?? item).counts, this.#session.size);
     const name = element.querySelector(".name");
-    name.textContent = item.phrase || (mask ? "Unnamed" : `${Math.round(100 * item.predicted_iou)} % sure`);
+    name.textContent = item.phrase || (mask ? "Unnamed" : `${percent(item.predicted_iou)} sure`);
     name.classList.toggle("muted", mask && !item.phrase);
     const whose = item.provenance?.person;
     element.querySelector(".about").textContent = `${pixels.toLocaleString("en")} px${whose && whose !== this.person ? ` · ${whose}` : ""}`;
@@ -170,6 +170,9 @@ export class Panel extends EventTarget {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 }
+
+/** A model's own estimate of an IoU, which may be a little above 1. */
+const percent = (score) => `${Math.round(100 * Math.min(Math.max(score, 0), 1))} %`;
 
 const area = (mask) => mask.data.reduce((sum, value) => sum + value, 0).toLocaleString("en");
 

@@ -31,6 +31,11 @@ export class View extends EventTarget {
     return window.devicePixelRatio || 1;
   }
 
+  /** Lines and dots grow with the letters of the page. */
+  get #unit() {
+    return parseFloat(getComputedStyle(document.documentElement).fontSize) / 15;
+  }
+
   get #fitting() {
     const [rows, columns] = this.session.size;
     const { clientWidth: width, clientHeight: height } = this.#canvas;
@@ -122,7 +127,7 @@ export class View extends EventTarget {
     c.resetTransform();
     c.clearRect(0, 0, this.#canvas.width, this.#canvas.height);
     c.setTransform(k * this.scale, 0, 0, k * this.scale, k * this.x, k * this.y);
-    c.imageSmoothingEnabled = this.scale * k < 3;
+    c.imageSmoothingEnabled = this.scale * k < 6;
     c.imageSmoothingQuality = "high";
     c.drawImage(this.#picture, 0, 0, session.size[1], session.size[0]);
     if (!this.hidden) {
@@ -137,15 +142,15 @@ export class View extends EventTarget {
 
   /** Lines are as wide on the screen however near the image is. */
   #line(width, style, dash = []) {
-    const c = this.#context;
-    c.lineWidth = width / this.scale;
+    const c = this.#context, k = this.#unit / this.scale;
+    c.lineWidth = width * k;
     c.strokeStyle = style;
-    c.setLineDash(dash.map((length) => length / this.scale));
+    c.setLineDash(dash.map((length) => length * k));
     c.lineJoin = "round";
   }
 
   #outline(path, style, width = 1.75, dash = []) {
-    this.#line(width + 1.75, "rgb(0 0 0 / 0.55)", []);
+    this.#line(width + (dash.length ? 1 : 1.75), `rgb(0 0 0 / ${dash.length ? 0.4 : 0.55})`);
     this.#context.stroke(path);
     this.#line(width, style, dash);
     this.#context.stroke(path);
@@ -208,7 +213,7 @@ export class View extends EventTarget {
 
   /** A click: a plus or a minus, told apart without colours, too. */
   #point([x, y, label], alpha) {
-    const c = this.#context, r = 7 / this.scale;
+    const c = this.#context, r = (7 * this.#unit) / this.scale;
     c.globalAlpha = alpha;
     c.setLineDash([]);
     c.beginPath();
@@ -238,7 +243,7 @@ export class View extends EventTarget {
       path.arc(...pointer.place, pointer.radius, 0, 7);
       this.#outline(path, "#fff", 1);
     } else if (pointer.keyboard) {
-      const [x, y] = pointer.place, r = 12 / this.scale;
+      const [x, y] = pointer.place, r = (12 * this.#unit) / this.scale;
       path.moveTo(x - r, y);
       path.lineTo(x + r, y);
       path.moveTo(x, y - r);
