@@ -64,7 +64,7 @@ def rows(store: Store) -> list[Row]:
         except SamlitError:  # the page says which
             continue
         own = document["samlit"]
-        for one in own.get("rejected", []):
+        for one in own["rejected"]:
             of(one["model"]).rejected += 1
         for mask in document["annotations"]:
             told: dict[str, Any] = mask.get("provenance") or {}
@@ -83,7 +83,7 @@ def rows(store: Store) -> list[Row]:
                 continue
             row.clicks.append(len(told["prompts"]["points"]) + (told["prompts"]["box"] is not None))
             row.edited += proposal is not None
-            row.missed += proposal is None and name in own.get("offered", {})
+            row.missed += proposal is None and name in own["offered"]
     for name, row in found.items():
         row.images = len(seen[name])
     return list(found.values())

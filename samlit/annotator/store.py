@@ -151,7 +151,7 @@ class Store:
                 continue
             if place is file or place.resolve().is_relative_to(self._root):
                 return _document(text, place)
-        return {"image": {}, "annotations": [], OWN: {"revision": 0}}
+        return _document(b'{"annotations": []}', file)
 
     def apply(
         self, item: Item, change: Change, size: tuple[int, int], about: dict[str, Any], offered: int | None = None
@@ -178,9 +178,9 @@ class Store:
             own = document[OWN]
             if not _changed(document, change, about, size):
                 return document
-            own["revision"] = int(own.get("revision", 0)) + 1
+            own["revision"] += 1
             if offered is not None:
-                own.setdefault("offered", {})[about["name"]] = offered
+                own["offered"][about["name"]] = offered
             height, width = size
             document["image"] = {
                 "image_id": item.number, "width": width, "height": height, "file_name": item.name
@@ -235,7 +235,10 @@ def _document(text: bytes, file: Path) -> Document:
             rows, columns = row["segmentation"]["size"]
             rle.area(rle.Rle((int(rows), int(columns)), row["segmentation"]["counts"]))
         document["image"] = dict(document.get("image", {}))
-        document[OWN] = {"revision": 0, **document.get(OWN, {})}
+        own = document[OWN] = {"revision": 0, **document.get(OWN, {})}
+        own["revision"] = int(own["revision"])
+        own["offered"] = dict(own.get("offered", {}).items())
+        own["rejected"] = [{"id": str(one["id"]), "model": str(one["model"])} for one in own.get("rejected", [])]
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
         told = f"{file} is damaged or not in SA-1B's layout ({one_line(error)}); repair it, or take it away"
         raise SamlitError(told) from error
@@ -254,14 +257,14 @@ def _changed(document: Document, change: Change, about: dict[str, Any], size: tu
         own["done"] = change.op == "done"
         return True
     if change.op == "reject":
-        rejected = own.setdefault("rejected", [])
+        rejected = own["rejected"]
         if any(one["id"] == change.proposal for one in rejected):
             return False
         rejected.append({"id": change.proposal, "model": about["name"]})
         return True
     if change.op == "unreject":
-        left = [one for one in own.get("rejected", []) if one["id"] != change.proposal]
-        changed = len(left) < len(own.get("rejected", []))
+        left = [one for one in own["rejected"] if one["id"] != change.proposal]
+        changed = len(left) < len(own["rejected"])
         own["rejected"] = left
         return changed
     at = next((n for n, row in enumerate(rows) if row["id"] == change.id), None)
