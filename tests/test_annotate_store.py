@@ -178,8 +178,9 @@ def test_a_file_of_somebody_else_is_begun_with_and_never_written_over(store, fol
 @pytest.mark.parametrize(
     "text",
     ["{", "[]", "null", '{"annotations": 3}', '{"annotations": [{"id": 1}]}', "[" * 100_000,
-     '{"annotations": [{"id": 1, "segmentation": {"size": [2, 2], "counts": "zz"}}]}', 
-     '{"annotations": [], "image": 3}', '{"annotations": [], "samlit": 3}', '{"annotations": [], "samlit": {"rejected": [3]}}',
+     '{"annotations": [], "image": 3}',
+     '{"annotations": [{"id": 1, "segmentation": {"size": [2, 2], "counts": "zz"}}]}',
+     '{"annotations": [], "samlit": 3}', '{"annotations": [], "samlit": {"rejected": [3]}}',
      '{"annotations": [], "samlit": {"offered": []}}'],
 )  # fmt: skip
 def test_a_damaged_file_is_said_in_one_line_and_left(store, folder, text):

@@ -46,6 +46,8 @@ KINDS = {
     ".svg": "image/svg+xml",
 }
 SHOWN = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
+STATUS = {Conflict: 409, Damaged: 422, SamlitError: 500, ValueError: 400, RuntimeError: 400, OSError: 507}
+"""An answer's status for what is raised, the first that fits. An OSError is a disk that is full or protected."""
 WAIT = 25.0
 """Seconds that a request waits for an embedding before the page has to ask again."""
 
@@ -178,6 +180,8 @@ class Annotator:
             if not isinstance(rows, list) or len(rows) > changes.LISTED:
                 raise ValueError(f"{key} is a list")
             prompts[name] = [changes.numbers(row, count, key) for row in rows]
+        if any(point[2] not in (0, 1) for point in prompts["points"]):
+            raise ValueError("a point is x, y and 1 inside or 0 outside")
         if (mask := asked.get("mask")) is not None:
             prompts["masks"] = [InFrame(_logits(mask))]
         multimask = asked.get("multimask")
@@ -279,26 +283,18 @@ async def _answered(store: Store, request: Request, what: Callable[[Item], Any])
     try:
         item = store.items[store.place(request.path_params["id"])]
     except KeyError as error:
-        return _line(404, error)
+        return PlainTextResponse(str(error.args[0]), 404)
     try:
         told = await run_in_threadpool(what, item)
-    except Conflict as error:
-        return _line(409, error)
-    except Damaged as error:
-        return _line(422, error)
-    except SamlitError as error:
-        return _line(500, error)
     except FileNotFoundError:
-        return _line(404, ValueError(f"{item.name} is not there any more"))
-    except (ValueError, RuntimeError) as error:
-        return _line(400, error)
-    except OSError as error:  # a full disk, a folder that may not be written
-        return _line(507, error)
+        return PlainTextResponse(f"{item.name} is not there any more", 404)
+    except (SamlitError, ValueError, RuntimeError, OSError) as error:
+        status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
+        line = one_line(error)
+        for folder in (store.images, store.out):  # where they lie is not the page's business
+            line = line.replace(f"{folder}/", "").replace(f"{folder.resolve()}/", "")
+        return PlainTextResponse(line, status)
     return told if isinstance(told, Response) else JSONResponse(told, headers={"cache-control": "no-store"})
-
-
-def _line(status: int, error: Exception) -> Response:
-    return PlainTextResponse(one_line(error), status)
 
 
 def _file(known: dict[str, Path], name: str) -> Response:
