@@ -5,11 +5,12 @@ from __future__ import annotations
 import getpass
 import importlib.util
 import secrets
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samlit import cache, evaluate
-from samlit.errors import ArgumentParser, SamlitError, UsageError, did_you_mean
+from samlit.errors import ArgumentParser, SamlitError, UsageError, did_you_mean, one_line
 
 if TYPE_CHECKING:
     from samlit.annotator.proposals import Everything
@@ -165,4 +166,14 @@ def _proposer(predictor: Predictor, task: Any, options: dict[str, Any]) -> Every
 
 def _decoder(predictor: Predictor, folder: Path, where: str) -> Path | None:
     """The folder with what a browser needs to decode, or None where the server does."""
-    return None
+    if where == "server":
+        return None
+    from samlit.annotator import graphs
+
+    try:
+        return graphs.folder(predictor.net, predictor.image_size, folder / "decoders")
+    except (SamlitError, ValueError) as error:
+        if where == "browser":
+            raise SamlitError(f"--decoder browser: {one_line(error)}") from error
+        print(f"the server decodes, not the browser: {one_line(error)}", file=sys.stderr)
+        return None

@@ -43,6 +43,7 @@ KINDS = {
     ".mjs": "text/javascript; charset=utf-8",
     ".wasm": "application/wasm",
     ".onnx": "application/octet-stream",
+    ".json": "application/json",
     ".svg": "image/svg+xml",
 }
 SHOWN = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
@@ -62,7 +63,7 @@ class Annotator:
         cache: Where embeddings and proposals are kept.
         proposals: Masks to begin with; none if not given.
         person: Who annotates, where the page is not told otherwise.
-        decoder: Folder with prepare.onnx, prompt.onnx and ort/, for a decoder that runs in the browser; without one
+        decoder: Folder as `graphs.folder` makes it, for a decoder that runs in the browser; without one
             the server answers.
     """
 
@@ -227,7 +228,7 @@ class Annotator:
         files = {file.name: file for file in PAGE.iterdir() if file.suffix in KINDS}
         graphs: dict[str, Path] = {}
         if self.decoder is not None:
-            found = [*self.decoder.glob("*.onnx"), *(self.decoder / "ort").iterdir()]
+            found = [*self.decoder.glob("[!.]*.*"), *(self.decoder / "ort").iterdir()]
             graphs = {file.relative_to(self.decoder).as_posix(): file for file in found if file.suffix in KINDS}
 
         async def page(request: Request) -> Response:
