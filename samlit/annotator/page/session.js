@@ -120,7 +120,7 @@ export class Session extends EventTarget {
       if (!state) return;
       if (!mask.box) throw new Error("the mask is empty");
       const { target, proposal, prompts } = state.base ?? {};
-      const before = target && this.#row(target.id);
+      const before = target && this.#row(target.id); // not there any more: a mask of its own
       const provenance = {
         prompts: { points: [...(prompts?.points ?? []), ...state.points], box: state.box ?? prompts?.box ?? null,
           strokes: [...(prompts?.strokes ?? []), ...state.strokes] },
@@ -133,10 +133,11 @@ export class Session extends EventTarget {
         size: this.size, counts: encode(mask.data, this.size, mask.box), phrase: state.phrase.trim(), predicted_iou: score, provenance,
       };
       const id = before ? before.id : unique();
-      this.#put(before ? { op: "replace", id, revision: before.revision ?? 0, ...content } : { op: "add", id, ...content });
+      // Made on the mask as it was when it was taken up: who changed it meanwhile is not overwritten.
+      this.#put(before ? { op: "replace", id, revision: target.revision, ...content } : { op: "add", id, ...content });
       this.#set(null);
       this.#record(
-        () => (before ? this.#return(before) : this.#remove(id), this.#set(state)),
+        () => (before ? this.#return(before) : this.#remove(id), this.#reopen(state)),
         () => (before ? this.#replace(id, content) : this.#bring(id), this.#set(null)),
       );
     });
@@ -256,6 +257,12 @@ export class Session extends EventTarget {
     this.#tools.clock.begin(state !== null);
     this.#keep();
     this.#changed();
+  }
+
+  /** A mask in the making again, to be made on what undoing left. */
+  #reopen(state) {
+    const { base } = state, row = base?.target && this.#row(base.target.id);
+    this.#set(row ? { ...state, base: { ...base, target: { id: row.id, revision: row.revision } } } : state);
   }
 
   #row(id) {

@@ -27,6 +27,13 @@ export class View extends EventTarget {
     this.fit();
   }
 
+  /** Show nothing. */
+  close() {
+    Object.assign(this, { session: null, preview: null, gesture: null, marked: null });
+    this.#context.resetTransform();
+    this.#context.clearRect(0, 0, this.#canvas.width, this.#canvas.height);
+  }
+
   get #ratio() {
     return window.devicePixelRatio || 1;
   }
