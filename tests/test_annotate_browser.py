@@ -446,8 +446,7 @@ def test_two_tabs_overwrite_nothing(context, folder, predictor):
         one.shows(2)
         # Both change the mask at the left; the second one does not know of the first.
         for tab, x in ((one, 20), (two, 30)):
-            tab.page.locator("#masks .pick").nth(1).click()
-            tab.keys("m")
+            tab.keys("j", "j", "m")
             tab.page.mouse.click(*tab.place(x, 30))
         one.accept(2)
         two.accept(3)
