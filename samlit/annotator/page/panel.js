@@ -1,6 +1,6 @@
 /* The lists at the right, and the card of the mask in the making. */
 
-import { bounds } from "./raster.js";
+import { positive } from "./raster.js";
 import { colour, shape } from "./shapes.js";
 
 const BLUE = [61, 139, 255]; // of the mask in the making
@@ -81,7 +81,7 @@ export class Panel extends EventTarget {
     by("making").classList.toggle("empty", !state);
     by("accept").disabled = !mask?.box;
     by("discard").disabled = !state;
-    by("making-state").textContent = state ? (busy ? "Asking the model …" : `${area(mask)} px`) : busy ? "Asking the model …" : "Nothing yet";
+    by("making-state").textContent = state ? (busy ? "Asking the model …" : `${mask.area.toLocaleString("en")} px`) : busy ? "Asking the model …" : "Nothing yet";
     this.#phrase(marked);
     const candidates = state?.candidates ?? [];
     this.candidates.forEach((button, n) => {
@@ -101,7 +101,7 @@ export class Panel extends EventTarget {
     const { grid, size: [rows, columns] } = this.#session;
     let [x0, y0, x1, y1] = [columns, rows, 0, 0];
     for (const { logits, side } of candidates) {
-      const box = bounds(logits, side, side, (value) => value > 0);
+      const box = positive(logits, side);
       if (!box) continue;
       const across = ((grid.frame / side) * columns) / grid.inside[1], down = ((grid.frame / side) * rows) / grid.inside[0];
       [x0, y0] = [Math.min(x0, box[0] * across), Math.min(y0, box[1] * down)];
@@ -173,8 +173,6 @@ export class Panel extends EventTarget {
 
 /** A model's own estimate of an IoU, which may be a little above 1. */
 const percent = (score) => `${Math.round(100 * Math.min(Math.max(score, 0), 1))} %`;
-
-const area = (mask) => mask.data.reduce((sum, value) => sum + value, 0).toLocaleString("en");
 
 /** A canvas cleared, with as many pixels as the screen gives it. */
 function prepared(canvas) {

@@ -1,8 +1,7 @@
 /* One image: its masks, its proposals, the mask in the making, and what can be undone. */
 
 import { after, unique } from "./changes.js";
-import { EMPTY, along, drawn, prompt } from "./draft.js";
-import { bounds } from "./raster.js";
+import { EMPTY, along, drawn, measured, prompt } from "./draft.js";
 import { decode, encode } from "./rle.js";
 
 export class Session extends EventTarget {
@@ -324,7 +323,7 @@ export class Session extends EventTarget {
     const { counts, phrase, prompts, score, target, proposal } = kept;
     const data = counts ? decode(counts, this.size) : new Uint8Array(this.size[0] * this.size[1]);
     this.state = { ...EMPTY, phrase, base: { data, target, proposal, prompts, score } };
-    this.mask = { data, box: bounds(data, ...this.size) };
+    this.mask = measured(data, this.size);
     this.#tools.clock.begin(true);
   }
 }
