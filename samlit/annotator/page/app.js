@@ -121,7 +121,7 @@ async function refresh() {
 
 function update() {
   if (!session) return;
-  if (view.marked) mark(current(view.marked));
+  if (view.marked) mark(session.state ? null : current(view.marked)); // keys are about the mask in the making then
   const { rows, done } = session, image = project.images[at];
   Object.assign(image, { masks: rows.length, done });
   for (const { phrase } of rows) if (phrase) names.add(phrase);

@@ -156,8 +156,8 @@ export class Panel extends EventTarget {
     name.classList.toggle("muted", mask && !item.phrase);
     const whose = item.provenance?.person;
     element.querySelector(".about").textContent = `${pixels.toLocaleString("en")} px${whose && whose !== this.person ? ` · ${whose}` : ""}`;
-    thumbnail(element.querySelector("canvas"), this.#picture, box, path, mask ? colour(item.id) : null);
-    if (mask) element.style.setProperty("--own", colour(item.id));
+    thumbnail(element.querySelector("canvas"), this.#picture, box, path, mask ? colour(item) : null);
+    if (mask) element.style.setProperty("--own", colour(item));
     element.querySelector(".pick").addEventListener("click", () => this.#tell("pick", item));
     element.addEventListener("pointerenter", () => this.#tell("point", item));
     for (const button of element.querySelectorAll("[data-do]")) {
