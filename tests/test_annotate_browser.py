@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -169,6 +170,13 @@ def rows(folder, number=0):
     return json.loads((folder / "out" / f"sa_{number}.json").read_text())["annotations"]
 
 
+def until(holds, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def drawn(row):
     return rle.decode(rle.Rle(tuple(row["segmentation"]["size"]), row["segmentation"]["counts"])).astype(bool)
 
@@ -265,7 +273,7 @@ def test_brush_and_eraser_are_exact_to_the_pixel(tab, folder):
     assert [stroke["erase"] for stroke in one["provenance"]["prompts"]["strokes"]] == [False, False, True, True, True]
     corner = np.zeros_like(wanted)  # a brush of 4 sits between pixels, and ends at the image's edge
     corner[:2, :2] = True
-    corner[1, 1] = two["area"] == 4 
+    corner[1, 1] = two["area"] == 4
     assert np.array_equal(drawn(two), corner)
 
 
@@ -321,6 +329,21 @@ def test_undo_and_redo(tab, folder):
     tab.saved()
     (row,) = rows(folder)
     assert np.array_equal(drawn(row), kept)
+
+
+def test_the_mask_of_a_click_is_shown_before_it(tab):
+    box = tab.page.locator("#canvas").bounding_box()
+
+    def blue():
+        """The share of blue in the picture of the canvas."""
+        shot = np.asarray(Image.open(io.BytesIO(tab.page.screenshot(clip=box))).convert("RGB")).astype(float)
+        return (shot[..., 2] / shot.sum(2).clip(1)).mean()
+
+    before = blue()
+    tab.page.mouse.move(*tab.place(20, 20))
+    until(lambda: blue() > before + 0.01)
+    tab.page.mouse.move(0, 0)
+    until(lambda: blue() == before)
 
 
 def test_names_and_what_a_reload_brings_back(tab, folder):
@@ -387,8 +410,27 @@ def test_all_without_a_mouse(tab, folder):
     assert (first, second) == (1, 0)
     assert 0 < x0 < x1 == pytest.approx(COLUMNS / 2, abs=0.1)
     assert y0 == y1 < ROWS / 2
-    nameless = [one for one in tab.page.get_by_role("button").all() if not one.get_attribute("aria-label") and not one.inner_text()]
-    assert not nameless
+    buttons = tab.page.get_by_role("button").all()
+    assert len(buttons) > 12
+    assert all(one.get_attribute("aria-label") or one.inner_text() for one in buttons)
+
+
+def test_half_a_minute_on_one_mask_is_long(tab):
+    tab.page.clock.install()
+    hint = tab.page.locator("#hint")
+    tab.click(20, 20)
+    for _ in range(2):
+        tab.page.clock.run_for(14_000)
+        tab.page.mouse.move(*tab.place(40, 20))
+        tab.page.mouse.move(*tab.place(41, 20))
+    expect(hint).to_contain_text("Click to add")
+    tab.page.clock.run_for(4_000)
+    expect(hint).to_contain_text("30 seconds on this mask")
+    tab.keys("Escape")
+    expect(hint).to_contain_text("Click on a thing")
+    tab.click(20, 20)
+    tab.page.clock.run_for(70_000)  # who is away does not work
+    expect(hint).to_contain_text("Click to add")
 
 
 class Blocks:
@@ -442,17 +484,19 @@ def test_two_tabs_overwrite_nothing(context, folder, predictor):
             tab.keys("d", *["["] * 20)
             tab.page.mouse.click(*tab.place(x, 30))
             tab.accept(1 if tab is one else 2)
-        one.look()
         one.shows(2)
         # Both change the mask at the left; the second one does not know of the first.
         for tab, x in ((one, 20), (two, 30)):
             tab.keys("j", "j", "m")
             tab.page.mouse.click(*tab.place(x, 30))
         one.accept(2)
+        two.shows(2)
         two.accept(3)
         expect(two.page.locator("#hint")).to_contain_text("yours is kept as another mask")
-        one.look()
+        two.keys("Control+z")  # what is the other's by now is not touched
+        expect(two.page.locator("#hint")).to_contain_text("it stays")
         one.shows(3)
+        two.shows(3)
         context.close()
     inside = [[bool(drawn(row)[30, x]) for x in (10, 20, 30, 80)] for row in rows(folder)]
     assert inside == [[True, True, False, False], [False, False, False, True], [True, False, True, False]]
@@ -485,7 +529,9 @@ def test_a_killed_server_loses_nothing(context, folder, predictor, checkpoint):
     assert [bool(drawn(row)[30, 60]) for row in rows(folder)][1:] == [True]
 
 
-@pytest.mark.skipif(not MOBILE_SAM.is_file(), reason=f"{MOBILE_SAM} is not here: SAMLIT_SHARED names the folder beside it")
+@pytest.mark.skipif(
+    not MOBILE_SAM.is_file(), reason=f"{MOBILE_SAM} is not here: SAMLIT_SHARED names the folder of real data beside it"
+)
 def test_a_click_on_a_thing_of_a_photo_gives_mobile_sams_mask(context, tmp_path):
     file = SHARED / "pets" / "train" / "annotations.json"
     if not file.is_file():

@@ -55,6 +55,7 @@ async function show(number) {
   const image = project.images[number];
   preview.at(null);
   view.close();
+  panel.close();
   hint();
   history.replaceState(null, "", `#${image.id}`);
   header();

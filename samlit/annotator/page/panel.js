@@ -30,6 +30,16 @@ export class Panel extends EventTarget {
     this.#rows.clear();
   }
 
+  /** Show nothing. */
+  close() {
+    this.open(null, null);
+    this.#making(null, null, null, false);
+    for (const name of ["proposals", "masks"]) {
+      by(name).replaceChildren();
+      by(`${name}-count`).textContent = "";
+    }
+  }
+
   /** Show what is so by now.
    *
    * @param marked The mask or proposal that keys are about.
@@ -61,7 +71,7 @@ export class Panel extends EventTarget {
       else pick.removeAttribute("aria-current");
     }
     if (key) this.#rows.get(key)?.scrollIntoView({ block: "nearest" });
-    if (!this.#session.state) this.#phrase(marked);
+    if (!this.#session?.state) this.#phrase(marked);
   }
 
   /** The names that a field offers. */
@@ -71,9 +81,9 @@ export class Panel extends EventTarget {
   }
 
   #phrase(marked) {
-    const field = by("name"), can = Boolean(this.#session.state || marked?.segmentation);
+    const field = by("name"), can = Boolean(this.#session?.state || marked?.segmentation);
     field.disabled = !can;
-    const phrase = this.#session.state?.phrase ?? marked?.phrase ?? "";
+    const phrase = this.#session?.state?.phrase ?? marked?.phrase ?? "";
     if (document.activeElement !== field || !can) field.value = phrase;
   }
 

@@ -100,8 +100,10 @@ export class Session extends EventTarget {
         await this.ready;
         const before = this.state ?? EMPTY;
         const wanted = { ...before, points: [...before.points, ...points], box: box ?? before.box };
-        const asked = prompt(wanted, before, this.mask, this.grid);
-        const candidates = await this.#tools.decoding.answer(asked, this.signal.signal);
+        const asked = prompt(wanted, before, this.mask, this.grid), { signal } = this.signal;
+        signal.throwIfAborted(); // who left the image gets no answer about another
+        const candidates = await this.#tools.decoding.answer(asked, signal);
+        signal.throwIfAborted();
         this.#to({ ...wanted, candidates, chosen: 0 });
       } finally {
         this.pending.splice(this.pending.indexOf(shown), 1);
@@ -136,7 +138,7 @@ export class Session extends EventTarget {
       this.#put(before ? { op: "replace", id, revision: target.revision, ...content } : { op: "add", id, ...content });
       this.#set(null);
       this.#record(
-        () => (before ? this.#return(before) : this.#remove(id), this.#reopen(state)),
+        () => (before ? this.#return(before, content) : this.#remove(id, content), this.#reopen(state)),
         () => (before ? this.#replace(id, content) : this.#bring(id), this.#set(null)),
       );
     });
@@ -192,7 +194,7 @@ export class Session extends EventTarget {
       if (!before || (before.phrase ?? "") === phrase.trim()) return;
       const content = { ...contentOf(before, this.size), phrase: phrase.trim() };
       this.#replace(row.id, content);
-      this.#record(() => this.#return(before), () => this.#replace(row.id, content));
+      this.#record(() => this.#return(before, content), () => this.#replace(row.id, content));
     });
   }
 
@@ -268,8 +270,15 @@ export class Session extends EventTarget {
     return this.rows.find((row) => row.id === id);
   }
 
-  #remove(id) {
+  /** What is undone must be as it was done. */
+  #as(id, content) {
     const row = this.#row(id);
+    if (content && row?.segmentation.counts !== content.counts) throw new Error("somebody else changed the mask meanwhile: it stays");
+    return row;
+  }
+
+  #remove(id, content = null) {
+    const row = this.#as(id, content);
     if (row) this.#put({ op: "delete", id, revision: row.revision ?? 0 });
   }
 
@@ -278,7 +287,8 @@ export class Session extends EventTarget {
     if (row) this.#put({ op: "restore", id, revision: row.revision ?? 0 });
   }
 
-  #return(before) {
+  #return(before, content) {
+    this.#as(before.id, content);
     this.#replace(before.id, contentOf(before, this.size));
   }
 
