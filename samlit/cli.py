@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import importlib
 import json
 import logging
@@ -62,6 +63,8 @@ Any key of a recipe can be given on the command line:
 def run() -> NoReturn:
     """The `samlit` of a shell: `main`, and the end of the process."""
     status = 1
+    with suppress(OSError, ValueError, AttributeError):  # a stream that is no file
+        faulthandler.enable()  # a crash inside C++ says where Python was
 
     @atexit.register  # before all others, and so called after them
     def leave() -> None:

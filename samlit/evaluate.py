@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from samlit.model import Sam
     from samlit.structures import Batch
 
-__all__ = ["Evaluation", "evaluate", "main"]
+__all__ = ["EVERYTHING", "Evaluation", "evaluate", "everything", "main"]
 
 EPILOG = """keys of the task are given as --task.KEY VALUE, and `samlit evaluate --task NAME --help` lists them
 
@@ -35,6 +36,8 @@ examples:
   samlit evaluate --task points --weights sam_vit_h --sets data/suite --out suite
   samlit evaluate --task points --task.clicks "[1, 2, 3]" --weights sam_vit_b --data coco:a.json folder:b --out points
 """
+EVERYTHING = "--everything."
+"""How options of everything-mode begin, in other commands that use it."""
 EVERY = 60.0
 """Seconds between two savings of what has been done."""
 
@@ -404,3 +407,25 @@ def _slug(text: str) -> str:
     """A folder's name for a data set."""
     kept = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in text)[-60:].strip("-.")
     return f"{kept}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def everything(preset: Mapping[str, str], words: Sequence[str], option: str) -> tuple[Task, dict[str, Any]]:
+    """The task that finds everything, with all of its options, for a command that takes them as `--everything.KEY`.
+
+    Args:
+        preset: Options that differ from the task's defaults.
+        words: `--everything.KEY` and values, which go before the preset's.
+        option: The command's option that asks for it, for complaints.
+
+    Raises:
+        UsageError: A key is unknown, or its value is none that it takes.
+    """
+    given = [f"--task.options.{key}={value}" for key, value in preset.items()]
+    given += [re.sub(f"^{re.escape(EVERYTHING)}", "--task.options.", word) for word in words]
+    class_path = recipe.resolve_slot("model.task", "everything", option)
+    try:
+        task, keys = built(class_path, "everything", given)
+    except UsageError as error:
+        message = str(error).replace("--task.options.", EVERYTHING).replace("--task everything", option)
+        raise UsageError(message) from error
+    return task, keys["options"]

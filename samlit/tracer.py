@@ -8,13 +8,13 @@ stretch of a column is settled by one look.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from samlit.jitted import jitted
 
 __all__ = ["Outline", "Tracer"]
 
@@ -118,15 +118,7 @@ def _bilinear(source: int, target: int) -> tuple[Int64, Int64, npt.NDArray[np.fl
     return first, np.minimum(first + 1, source - 1), (at - first.astype(np.float32)).astype(np.float64)
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """By numba, kept on disk where there is a folder that it can write to."""
-    try:
-        return numba.njit(cache=True, nogil=True)(function)  # type: ignore[no-any-return]
-    except RuntimeError:
-        return numba.njit(nogil=True)(function)  # type: ignore[no-any-return]
-
-
-@_compiled
+@jitted()
 def _trace(
     low: Float32,
     first_x: Any,

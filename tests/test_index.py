@@ -49,6 +49,13 @@ def test_every_public_plugin_file_is_named() -> None:
     assert files == {target.partition(":")[0] for target in INDEX.values()}
 
 
+def test_every_plugin_has_its_place_on_the_site() -> None:
+    page = (ROOT / "docs" / "api" / "plugins.md").read_text()
+    assert {line.removeprefix("::: ") for line in page.splitlines() if line.startswith("::: ")} == {
+        target.partition(":")[0] for target in INDEX.values()
+    }
+
+
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_a_folder_is_typed_and_its_init_runs_nothing(folder: Path) -> None:
     assert (folder / "py.typed").is_file()

@@ -21,7 +21,7 @@ from samlit_sources._phrases import Seen, name
 
 __all__ = ["VERSION", "Drawing", "Lot", "draw", "render", "use_one_thread"]
 
-VERSION = 11
+VERSION = 12
 """Counts up whenever the same numbers would draw another scene."""
 
 MIN_VISIBLE = 0.4

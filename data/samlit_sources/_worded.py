@@ -24,7 +24,7 @@ class Worded:
         noun: Its shape.
         color: Its colour.
         texture: Of its surface; empty for a plain one.
-        badge: Colour of what it carries, of which the phrase says nothing; empty for nothing.
+        badge: Colour of what it carries; empty for nothing.
         named: Whether it and its part are masks of the scene.
     """
 
@@ -41,8 +41,8 @@ class Worded:
 
     @property
     def part_phrase(self) -> str:
-        """Such as "the badge of the striped red star"."""
-        return f"the {PART} of {self.phrase}"
+        """Such as "the white badge of the striped red star"."""
+        return f"the {self.badge} {PART} of {self.phrase}"
 
 
 def held_out(noun: str, color: str) -> bool:

@@ -18,14 +18,17 @@ class Ahead(Generic[T]):
     Args:
         make: Makes it of the image of that number; slow. What it raises is raised by `ask`.
         count: How many images there are.
+        stamp: Tells one state of an image from another; quick. What was made of another state is made again.
         ahead: How many images after the one that is looked at are made ready; the one before it, too.
         kept: How many results are kept in memory.
     """
 
-    def __init__(self, make: Callable[[int], T], count: int, ahead: int = 4, kept: int = 8) -> None:
-        self._make, self._count, self._ahead, self._kept = make, count, ahead, max(kept, ahead + 2)
+    def __init__(
+        self, make: Callable[[int], T], count: int, stamp: Callable[[int], object], ahead: int = 4, kept: int = 8
+    ) -> None:
+        self._make, self._count, self._stamp, self._ahead, self._kept = make, count, stamp, ahead, max(kept, ahead + 2)
         self._changed = threading.Condition()
-        self._made: OrderedDict[int, T | Exception] = OrderedDict()
+        self._made: OrderedDict[int, tuple[object, T | Exception]] = OrderedDict()
         self._wanted: list[int] = []
         self._at: int | None = None
         self._closed = False
@@ -51,7 +54,10 @@ class Ahead(Generic[T]):
         Raises:
             Exception: What making it raised; the next one who asks has it made again.
         """
+        stamp = self._stamp(number)
         with self._changed:
+            if number in self._made and self._made[number][0] != stamp:
+                del self._made[number]
             if number not in self._made:
                 self._wanted.append(number)
                 self._changed.notify_all()
@@ -60,7 +66,7 @@ class Ahead(Generic[T]):
             if number not in self._made:
                 return None
             self._made.move_to_end(number)
-            found = self._made[number]
+            found = self._made[number][1]
             if isinstance(found, Exception):
                 del self._made[number]
                 raise found
@@ -91,12 +97,13 @@ class Ahead(Generic[T]):
                 if self._closed or number is None:
                     return
             found: T | Exception
+            stamp = self._stamp(number)  # of before: what changes meanwhile is made again
             try:
                 found = self._make(number)
             except Exception as error:  # raised to whoever asks
                 found = error
             with self._changed:
-                self._made[number] = found
+                self._made[number] = stamp, found
                 while len(self._made) > self._kept:
                     self._made.popitem(last=False)
                 self._changed.notify_all()

@@ -13,7 +13,7 @@ from samlit.rle import Rle
 
 __all__ = ["LISTED", "OPERATIONS", "Change", "numbers", "parse", "read"]
 
-OPERATIONS = ("add", "replace", "delete", "restore", "reject", "done", "undone")
+OPERATIONS = ("add", "replace", "delete", "restore", "reject", "unreject", "done", "undone")
 LARGEST_ID = 2**53 - 1
 """The last whole number that JavaScript can tell from its neighbours."""
 WORDS = 200
@@ -27,14 +27,15 @@ class Change:
     """One operation on one image.
 
     Attributes:
-        op: One of OPERATIONS: the first four are about the mask `id`, `reject` about the proposal `proposal`.
+        op: One of OPERATIONS: the first four are about the mask `id`, `reject` and `unreject` about the proposal
+            `proposal`.
         id: Of the mask, chosen at random by whoever adds it, so that adding it twice is adding it once.
         revision: Of the mask that a replace, delete or restore was made on; it is refused on any other.
         mask: Of an add or replace, of the image's size, with a pixel at least.
         phrase: What the mask shows; empty where nobody said.
         predicted_iou: The model's own estimate of the mask.
         provenance: How the mask came to be: prompts, seconds, whether it was edited by hand, which proposal it was.
-        proposal: The proposal that a reject is about.
+        proposal: The proposal that a reject or unreject is about.
     """
 
     op: str
@@ -81,7 +82,7 @@ def parse(given: dict[str, Any], size: tuple[int, int]) -> Change:
         raise ValueError(f"op is one of {', '.join(OPERATIONS)}, not {str(op)[:40]!r}")
     if op in ("done", "undone"):
         return Change(op)
-    if op == "reject":
+    if op in ("reject", "unreject"):
         return Change(op, proposal=_word(given, "proposal", needed=True))
     id_ = _whole(given, "id", 1, LARGEST_ID)
     if op in ("delete", "restore"):

@@ -8,6 +8,7 @@ from typing import Any
 
 from samlit import atomic, rle
 from samlit.annotator.store import Store
+from samlit.errors import SamlitError
 from samlit.rle import Rle
 
 __all__ = ["NAMELESS", "write"]
@@ -28,7 +29,8 @@ def write(store: Store, file: Path, only_done: bool = False) -> tuple[int, int]:
         Images and masks in it; images without a mask are in it if they are done.
 
     Raises:
-        SamlitError: A file of annotations is damaged.
+        SamlitError: A file of annotations is damaged, or has masks of several sizes.
+        Damaged: An image without masks cannot be read.
     """
     images: list[dict[str, Any]] = []
     masks: list[dict[str, Any]] = []
@@ -39,13 +41,12 @@ def write(store: Store, file: Path, only_done: bool = False) -> tuple[int, int]:
         done = bool(document["samlit"].get("done"))
         if not done and (only_done or not rows):
             continue
-        about = document["image"]
         number = len(images) + 1
-        images.append(
-            {"id": number, "file_name": item.name, "width": about["width"], "height": about["height"]}
-        )
+        height, width = rows[0]["segmentation"]["size"] if rows else store.size(item)
+        images.append({"id": number, "file_name": item.name, "width": width, "height": height})
+        if any(row["segmentation"]["size"] != [height, width] for row in rows):
+            raise SamlitError(f"{item.name} has masks of several sizes: its annotations were made of another image")
         for row in rows:
-            height, width = row["segmentation"]["size"]
             mask = Rle((height, width), row["segmentation"]["counts"])
             x0, y0, x1, y1 = rle.box(mask)
             name = str(row.get("phrase") or NAMELESS)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import getpass
 import importlib.util
 import secrets
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samlit import cache
-from samlit.errors import ArgumentParser, SamlitError, UsageError, did_you_mean
+from samlit import cache, evaluate
+from samlit.errors import ArgumentParser, SamlitError, UsageError, did_you_mean, one_line
 
 if TYPE_CHECKING:
     from samlit.annotator.proposals import Everything
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-PREFIX = "--everything."
 CONFIDENT = {"points_per_side": "16", "pred_iou_thresh": "0.9", "stability_score_thresh": "0.95"}
 """Of everything-mode: few masks, and those to be relied on; a person adds the others."""
 
@@ -30,8 +30,8 @@ EPILOG = """the page has a sheet of its keys: press ?
   samlit annotate --images photos --report
   samlit annotate --images photos --export coco photos.json
 
-Each accepted mask is in DIR/annotations at once, as SA-1B's JSON. Any number of people, tabs and servers may work on one
-folder. With --host the page is for whoever has the address that is printed, which has a token in it: there is no
+Each accepted mask is in DIR/annotations at once, as SA-1B's JSON. Any number of people, tabs and servers may work on
+one folder. With --host the page is for whoever has the address that is printed, which has a token in it: there is no
 encryption, so put it behind a tunnel or a proxy that has.
 
 --everything.KEY VALUE changes what is proposed (docs/tasks.md).
@@ -59,7 +59,9 @@ def main(argv: list[str]) -> int:
     told = "browser, server, or auto (the default): in the browser where ONNX and onnxruntime-web are there"
     parser.add_argument("--decoder", default="auto", metavar="WHERE", help=told)
     parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, mps (cpu)")
-    parser.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen at (127.0.0.1: this machine)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="H", help="address to listen at (127.0.0.1: this machine)"
+    )
     parser.add_argument("--port", type=int, default=8188, metavar="P", help="port, 0 for any that is free (8188)")
     parser.add_argument("--report", action="store_true", help="print what has been done, a row a model, and end")
     told = "write all masks as one file, and end; coco is the one form there is"
@@ -68,7 +70,7 @@ def main(argv: list[str]) -> int:
     options, rest = parser.parse_known_args(argv)
     known = [word for action in parser._actions for word in action.option_strings]
     for word in rest:
-        if word.startswith("--") and not word.startswith(PREFIX):
+        if word.startswith("--") and not word.startswith(evaluate.EVERYTHING):
             option = word.partition("=")[0]
             raise UsageError(f"there is no option {option!r}{did_you_mean(option, known)} (see `{parser.prog} --help`)")
     if not 0 <= options.port <= 65535:
@@ -107,7 +109,7 @@ def _told(store: Store, options: Any) -> int:
         count, masks = coco.write(store, Path(options.export[1]), options.only_done)
         print(f"{count} images, {masks} masks, saved to {options.export[1]}")
     if options.report:
-        print(report.table(store))
+        report.show(store)
     return 0
 
 
@@ -116,7 +118,7 @@ def _serve(store: Store, options: Any, rest: list[str]) -> int:
     from samlit.annotator.server import Annotator, serve
     from samlit.predictor import Predictor
 
-    proposing = _everything(rest) if options.propose else None
+    proposing = evaluate.everything(CONFIDENT, rest, "--propose everything") if options.propose else None
     predictor = Predictor.load(options.weights, options.device)
     if not {"points", "boxes"} <= predictor.net.prompt_types.keys():
         raise UsageError(f"{options.weights} takes no points and boxes: it cannot be annotated with")
@@ -156,21 +158,6 @@ def _user() -> str:
         return ""
 
 
-def _everything(words: list[str]) -> tuple[Any, dict[str, Any]]:
-    """The task that finds everything, and all of its options."""
-    from samlit import evaluate, recipe
-
-    given = [f"--task.options.{key}={value}" for key, value in CONFIDENT.items()]
-    given += [f"--task.options.{word.removeprefix(PREFIX)}" if word.startswith(PREFIX) else word for word in words]
-    class_path = recipe.resolve_slot("model.task", "everything", "--propose")
-    try:
-        task, keys = evaluate.built(class_path, "everything", given)
-    except UsageError as error:
-        message = str(error).replace("--task.options.", PREFIX).replace("--task everything", "--propose everything")
-        raise UsageError(message) from error
-    return task, keys["options"]
-
-
 def _proposer(predictor: Predictor, task: Any, options: dict[str, Any]) -> Everything:
     from samlit.annotator.proposals import Everything
 
@@ -179,4 +166,14 @@ def _proposer(predictor: Predictor, task: Any, options: dict[str, Any]) -> Every
 
 def _decoder(predictor: Predictor, folder: Path, where: str) -> Path | None:
     """The folder with what a browser needs to decode, or None where the server does."""
-    return None
+    if where == "server":
+        return None
+    from samlit.annotator import graphs
+
+    try:
+        return graphs.folder(predictor.net, predictor.image_size, folder / "decoders")
+    except (SamlitError, ValueError) as error:
+        if where == "browser":
+            raise SamlitError(f"--decoder browser: {one_line(error)}") from error
+        print(f"the server decodes, not the browser: {one_line(error)}", file=sys.stderr)
+        return None

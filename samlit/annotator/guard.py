@@ -102,7 +102,7 @@ class Guard:
         """A token in the address of the page."""
         if scope["path"] != "/" or scope["method"] != "GET":
             return ""
-        return parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        return str(parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0])
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         """Status and line for a request that is not answered."""

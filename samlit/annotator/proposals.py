@@ -120,7 +120,7 @@ class Proposals:
 def open_ones(proposals: Sequence[Proposal], document: dict[str, Any]) -> list[Proposal]:
     """The proposals that nobody has decided on, and that no mask of the image covers already."""
     rows = document["annotations"]
-    decided = {one["id"] for one in document["samlit"].get("rejected", [])}
+    decided = {one["id"] for one in document["samlit"]["rejected"]}
     decided |= {((row.get("provenance") or {}).get("proposal") or {}).get("id") for row in rows}
     left = [one for one in proposals if one.id not in decided]
     if not left:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
 from samlit.annotator.store import Store
 from samlit.errors import SamlitError
 
-__all__ = ["Row", "rows", "table"]
+__all__ = ["Row", "rows", "show"]
 
 
 @dataclass
@@ -60,7 +64,7 @@ def rows(store: Store) -> list[Row]:
         except SamlitError:  # the page says which
             continue
         own = document["samlit"]
-        for one in own.get("rejected", []):
+        for one in own["rejected"]:
             of(one["model"]).rejected += 1
         for mask in document["annotations"]:
             told: dict[str, Any] = mask.get("provenance") or {}
@@ -79,40 +83,47 @@ def rows(store: Store) -> list[Row]:
                 continue
             row.clicks.append(len(told["prompts"]["points"]) + (told["prompts"]["box"] is not None))
             row.edited += proposal is not None
-            row.missed += proposal is None and name in own.get("offered", {})
+            row.missed += proposal is None and name in own["offered"]
     for name, row in found.items():
         row.images = len(seen[name])
     return list(found.values())
 
 
-def table(store: Store) -> str:
-    """The rows for a person, with the images that are done."""
+def show(store: Store) -> None:
+    """Print the rows for a person, with the images that are done."""
     told = rows(store)
     done = sum(store.summary(item)["done"] for item in store.items)
-    lines = [f"{len(store.items)} images, {done} done"]
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    console.print(f"{len(store.items)} images, {done} done")
     if not told:
-        return "\n".join([*lines, "no mask has been accepted yet"])
-    head = ["model", "images", "masks", "masks/h", "median s", "clicks/mask", "as proposed", "edited", "rejected", "missed"]
-    cells = [head]
+        console.print("no mask has been accepted yet")
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("model")
+    for name in (
+        "images",
+        "masks",
+        "masks/h",
+        "median s",
+        "clicks/mask",
+        "as proposed",
+        "edited",
+        "rejected",
+        "missed",
+    ):
+        table.add_column(name, justify="right")
     for row in told:
         hours = sum(row.seconds) / 3600
-        unedited = "-" if row.unedited is None else f"{row.accepted} ({row.unedited:.0%})"
-        cells.append(
-            [
-                row.model,
-                str(row.images),
-                str(row.masks),
-                f"{row.masks / hours:.0f}" if hours else "-",
-                f"{statistics.median(row.seconds):.1f}" if row.seconds else "-",
-                f"{statistics.mean(row.clicks):.1f}" if row.clicks else "-",
-                unedited,
-                str(row.edited),
-                str(row.rejected),
-                str(row.missed),
-            ]
+        table.add_row(
+            row.model,
+            str(row.images),
+            str(row.masks),
+            f"{row.masks / hours:.0f}" if hours else "-",
+            f"{statistics.median(row.seconds):.1f}" if row.seconds else "-",
+            f"{statistics.mean(row.clicks):.1f}" if row.clicks else "-",
+            "-" if row.unedited is None else f"{row.accepted} ({row.unedited:.0%})",
+            str(row.edited),
+            str(row.rejected),
+            str(row.missed),
         )
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row_ in cells:
-        first, *others = (f"{cell:>{width}}" if n else f"{cell:{width}}" for n, (cell, width) in enumerate(zip(row_, widths, strict=True)))
-        lines.append("  ".join([first, *others]))
-    return "\n".join(lines)
+    console.print(table)

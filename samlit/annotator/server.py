@@ -27,8 +27,8 @@ from samlit.annotator.ahead import Ahead
 from samlit.annotator.embedder import Embedder
 from samlit.annotator.guard import App, Guard
 from samlit.annotator.proposals import Proposal, Proposals, open_ones
-from samlit.annotator.store import Conflict, Item, Store
-from samlit.embeddings import Embedded
+from samlit.annotator.store import ORIENTATION, Conflict, Item, Store
+from samlit.embeddings import Embedded, fingerprint
 from samlit.errors import SamlitError, one_line
 from samlit.faults import Damaged
 from samlit.predictor import InFrame, Predictor
@@ -43,10 +43,12 @@ KINDS = {
     ".mjs": "text/javascript; charset=utf-8",
     ".wasm": "application/wasm",
     ".onnx": "application/octet-stream",
+    ".json": "application/json",
     ".svg": "image/svg+xml",
 }
 SHOWN = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
-_ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
+STATUS = {Conflict: 409, Damaged: 422, SamlitError: 500, ValueError: 400, RuntimeError: 400, OSError: 507}
+"""An answer's status for what is raised, the first that fits. An OSError is a disk that is full or protected."""
 WAIT = 25.0
 """Seconds that a request waits for an embedding before the page has to ask again."""
 
@@ -61,7 +63,7 @@ class Annotator:
         cache: Where embeddings and proposals are kept.
         proposals: Masks to begin with; none if not given.
         person: Who annotates, where the page is not told otherwise.
-        decoder: Folder with prepare.onnx, prompt.onnx and ort/, for a decoder that runs in the browser; without one
+        decoder: Folder as `graphs.folder` makes it, for a decoder that runs in the browser; without one
             the server answers.
     """
 
@@ -77,14 +79,13 @@ class Annotator:
     ) -> None:
         self.store, self.predictor, self.person, self.decoder = store, predictor, person, decoder
         self.embedder = Embedder(Predictor(predictor.net, predictor.image_size), store, cache / "embeddings")
-        self.about = {"name": name, "weights": self.embedder.folder.name}
-        self.embeddings: Ahead[Embedded] = Ahead(self.embedder, len(store.items))
+        self.about = {"name": name, "weights": fingerprint(predictor.net)}
+        self.embeddings: Ahead[Embedded] = Ahead(self.embedder, len(store.items), self.store.stamp)
         self.proposals: Ahead[list[Proposal]] | None = None
         if proposals is not None:
-            self.proposals = Ahead(proposals, len(store.items), kept=32)
+            self.proposals = Ahead(proposals, len(store.items), self.store.stamp, kept=32)
         self._answering = threading.Lock()
-        self._set = -1
-        self._sizes: dict[str, tuple[int, int]] = {}
+        self._set: Embedded | None = None
 
     def close(self) -> None:
         """End what works in the background."""
@@ -92,34 +93,18 @@ class Annotator:
         if self.proposals is not None:
             self.proposals.close()
 
-    def size(self, item: Item) -> tuple[int, int]:
-        """Rows and columns of an image as a person sees it, from its header.
-
-        Raises:
-            Damaged: It is no image, or too large.
-        """
-        if item.id not in self._sizes:
-            path = self.store.path(item)
-            try:
-                with Image.open(path) as image:
-                    columns, rows = image.size
-                    if image.getexif().get(_ORIENTATION, 1) >= 5:
-                        rows, columns = columns, rows
-            except Image.DecompressionBombError:
-                rows = columns = images.MAX_PIXELS
-            except Exception as error:  # a damaged file makes Pillow's readers raise what they like
-                raise Damaged("image", f"the image cannot be read ({one_line(error)})", item.name) from error
-            if rows * columns > images.MAX_PIXELS:
-                raise Damaged("bomb", f"the image has more than {images.MAX_PIXELS} pixels", item.name)
-            self._sizes[item.id] = rows, columns
-        return self._sizes[item.id]
-
     def project(self) -> dict[str, Any]:
         """All images with how far they are, and what the page needs to know of the model."""
         told = [(item, self.store.summary(item)) for item in self.store.items]
         return {
+            "id": self.store.id,
             "images": [
-                {"id": item.id, "name": item.name, "masks": row["masks"], "done": row["done"]} for item, row in told
+                {
+                    "id": item.id,
+                    "name": item.name,
+                    **{key: row[key] for key in ("masks", "done", "damaged") if key in row},
+                }
+                for item, row in told
             ],
             "names": sorted({name for _, row in told for name in row["names"]}),
             "model": self.about,
@@ -131,7 +116,7 @@ class Annotator:
     def document(self, item: Item) -> dict[str, Any]:
         """An image's size and annotations; its neighbours are made ready from now on."""
         self.look(item)
-        return {"size": self.size(item), "document": self.store.read(item)}
+        return {"size": self.store.size(item), "document": self.store.read(item)}
 
     def look(self, item: Item) -> None:
         """Somebody looks at this image."""
@@ -143,9 +128,9 @@ class Annotator:
     def picture(self, item: Item) -> Response:
         """An image as a browser shows it: the file itself where that is the same to everybody."""
         path = self.store.path(item)
-        self.size(item)
+        self.store.size(item)
         with Image.open(path) as image:
-            plain = image.mode in ("RGB", "L") and image.getexif().get(_ORIENTATION, 1) in (0, 1)
+            plain = image.mode in ("RGB", "L") and image.getexif().get(ORIENTATION, 1) in (0, 1)
             kind = SHOWN.get(image.format or "")
         if plain and kind:
             return FileResponse(path, media_type=kind)
@@ -154,7 +139,7 @@ class Annotator:
         return Response(stream.getvalue(), media_type="image/png")
 
     def embedding(self, item: Item) -> Response:
-        """An image's embedding, float32 (C, h, w), with what belongs to it in the header `x-samlit`; 202 where it waits.
+        """An image's embedding, float32 (C, h, w), what belongs to it in the header `x-samlit`; 202 where it waits.
 
         Decoders that look at finer maps of the encoder, too, are answered by the server.
         """
@@ -196,22 +181,28 @@ class Annotator:
             if not isinstance(rows, list) or len(rows) > changes.LISTED:
                 raise ValueError(f"{key} is a list")
             prompts[name] = [changes.numbers(row, count, key) for row in rows]
+        if any(point[2] not in (0, 1) for point in prompts["points"]):
+            raise ValueError("a point is x, y and 1 inside or 0 outside")
         if (mask := asked.get("mask")) is not None:
             prompts["masks"] = [InFrame(_logits(mask))]
         multimask = asked.get("multimask")
         if multimask is not None and not isinstance(multimask, bool):
             raise ValueError("multimask is true or false")
-        number = self.store.place(item.id)
-        embedded = self.embeddings.ask(number, WAIT)
+        embedded = self.embeddings.ask(self.store.place(item.id), WAIT)
         if embedded is None:
             return Response(status_code=202)
         with self._answering:
-            if self._set != number:
+            if self._set is not embedded:
                 self.predictor.set_embedding(embedded)
-                self._set = number
+                self._set = embedded
             answer = self.predictor.predict(prompts, multimask)
         logits = answer.low_res_logits.float().cpu().contiguous().numpy()
-        told = {"scores": [float(one) for one in answer.iou], "shape": list(logits.shape)}
+        told = {
+            "scores": [float(one) for one in answer.iou],
+            "shape": list(logits.shape),
+            "inside": list(embedded.sizes[0]),
+            "frame": embedded.image_size,
+        }
         return Response(logits.tobytes(), headers={"x-samlit": json.dumps(told)}, media_type="application/octet-stream")
 
     def change(self, item: Item, given: dict[str, Any]) -> dict[str, Any]:
@@ -221,7 +212,7 @@ class Annotator:
             ValueError: It makes no sense.
             Conflict: Somebody else was faster.
         """
-        size = self.size(item)
+        size = self.store.size(item)
         change = changes.parse(given, size)
         offered = None
         if self.proposals is not None and (found := self.proposals.ask(self.store.place(item.id), 0.01)) is not None:
@@ -237,7 +228,7 @@ class Annotator:
         files = {file.name: file for file in PAGE.iterdir() if file.suffix in KINDS}
         graphs: dict[str, Path] = {}
         if self.decoder is not None:
-            found = [*self.decoder.glob("*.onnx"), *(self.decoder / "ort").iterdir()]
+            found = [*self.decoder.glob("[!.]*.*"), *(self.decoder / "ort").iterdir()]
             graphs = {file.relative_to(self.decoder).as_posix(): file for file in found if file.suffix in KINDS}
 
         async def page(request: Request) -> Response:
@@ -293,26 +284,18 @@ async def _answered(store: Store, request: Request, what: Callable[[Item], Any])
     try:
         item = store.items[store.place(request.path_params["id"])]
     except KeyError as error:
-        return _line(404, error)
+        return PlainTextResponse(str(error.args[0]), 404)
     try:
         told = await run_in_threadpool(what, item)
-    except Conflict as error:
-        return _line(409, error)
-    except Damaged as error:
-        return _line(422, error)
-    except SamlitError as error:
-        return _line(500, error)
     except FileNotFoundError:
-        return _line(404, ValueError(f"{item.name} is not there any more"))
-    except (ValueError, RuntimeError) as error:
-        return _line(400, error)
-    except OSError as error:  # a full disk, a folder that may not be written
-        return _line(507, error)
+        return PlainTextResponse(f"{item.name} is not there any more", 404)
+    except (SamlitError, ValueError, RuntimeError, OSError) as error:
+        status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
+        line = one_line(error)
+        for folder in (store.images, store.out):  # where they lie is not the page's business
+            line = line.replace(f"{folder}/", "").replace(f"{folder.resolve()}/", "")
+        return PlainTextResponse(line, status)
     return told if isinstance(told, Response) else JSONResponse(told, headers={"cache-control": "no-store"})
-
-
-def _line(status: int, error: Exception) -> Response:
-    return PlainTextResponse(one_line(error), status)
 
 
 def _file(known: dict[str, Path], name: str) -> Response:
@@ -359,7 +342,9 @@ def serve(annotator: Annotator, host: str, port: int, token: str | None, ready: 
         listening.bind((host, port))
     except (OSError, OverflowError) as error:
         listening.close()
-        raise SamlitError(f"cannot listen at {host}, port {port}: {one_line(error)}; name another with --port") from error
+        raise SamlitError(
+            f"cannot listen at {host}, port {port}: {one_line(error)}; name another with --port"
+        ) from error
     with listening:
         listening.listen(128)
         ready(listening.getsockname()[1])

@@ -1,4 +1,4 @@
-"""A folder of images and their annotations: one JSON an image in SA-1B's layout, which nobody overwrites for another."""
+"""A folder of images and their annotations: a JSON an image in SA-1B's layout, which nobody overwrites for another."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from samlit import atomic, rle
+from PIL import Image
+
+from samlit import atomic, images, rle
 from samlit.annotator.changes import Change
 from samlit.errors import SamlitError, one_line
+from samlit.faults import Damaged
 from samlit.generation.claims import claimed
 from samlit.generation.folder import Images
 
 __all__ = ["Conflict", "Item", "Store"]
 
 Document = dict[str, Any]
+ORIENTATION = 0x0112
+"""The EXIF tag; 1 is upright."""
 OWN = "samlit"
 """The key of a document under which lies what SA-1B's layout has no place for."""
 
@@ -50,32 +55,36 @@ class Store:
     whole. So nothing depends on who else is at work or on when a process dies: a change is on the disk, or it is not.
 
     Args:
-        images: Folder of the images, with its folders.
-        out: Folder of the annotations; made with the first one. `a/b.jpg` is annotated in `a/b.json`. An image without a
-            file there begins with the annotations that lie beside it, if there are any.
+        folder: Of the images, with its folders.
+        out: Folder of the annotations; made with the first one. `a/b.jpg` is annotated in `a/b.json`. An image without
+            a file there begins with the annotations that lie beside it, if there are any.
 
     Raises:
         FileNotFoundError: There is no such folder of images.
         ValueError: There is no image in it, or two would have one file of annotations.
     """
 
-    def __init__(self, images: Path, out: Path) -> None:
-        self.images, self.out = images.expanduser(), out.expanduser()
+    def __init__(self, folder: Path, out: Path) -> None:
+        self.images, self.out = folder.expanduser(), out.expanduser()
         self._root = self.images.resolve()
-        folder = Images(str(self.images))
-        folder.prepare()
+        self.id = hashlib.blake2b(str(self.out.resolve()).encode(errors="surrogateescape"), digest_size=8).hexdigest()
+        listed = Images(str(self.images))
+        listed.prepare()
         inside = self.out.resolve()
-        names = [name for name in folder.names if not (self._root / name).is_relative_to(inside) or inside == self._root]
+        names = [
+            name for name in listed.names if not (self._root / name).is_relative_to(inside) or inside == self._root
+        ]
         # A link to a file elsewhere would show, to whoever may open the page, what is not in the folder.
         names = [name for name in names if (self._root / name).resolve().is_relative_to(self._root)]
         if not names:
-            raise ValueError(f"{images} has no image in it that is not a link to elsewhere")
+            raise ValueError(f"{folder} has no image in it that is not a link to elsewhere")
         stems: dict[str, str] = {}
         for name in names:
             if (first := stems.setdefault(name.rpartition(".")[0], name)) != name:
-                raise ValueError(f"{images}: {first} and {name} would have one file of annotations; rename one")
+                raise ValueError(f"{folder}: {first} and {name} would have one file of annotations; rename one")
         self.items: Sequence[Item] = [_item(name) for name in names]
         self._by_id = {item.id: number for number, item in enumerate(self.items)}
+        self._sizes: dict[str, tuple[object, tuple[int, int]]] = {}
         self._counted: dict[str, tuple[int, dict[str, Any]]] = {}
 
     def place(self, id_: str) -> int:
@@ -96,6 +105,37 @@ class Store:
         """
         return _within(self._root, item.name)
 
+    def stamp(self, number: int) -> object:
+        """What tells an image from another that took its place."""
+        try:
+            told = self.path(self.items[number]).stat()
+        except (OSError, ValueError):  # who reads it says what is wrong
+            return None
+        return told.st_mtime_ns, told.st_size, told.st_ino
+
+    def size(self, item: Item) -> tuple[int, int]:
+        """Rows and columns of an image as a person sees it, from its header.
+
+        Raises:
+            Damaged: It is no image, or too large.
+        """
+        stamp = self.stamp(self.place(item.id))
+        if item.id not in self._sizes or self._sizes[item.id][0] != stamp:
+            path = self.path(item)
+            try:
+                with Image.open(path) as image:
+                    columns, rows = image.size
+                    if image.getexif().get(ORIENTATION, 1) >= 5:
+                        rows, columns = columns, rows
+            except Image.DecompressionBombError:
+                rows = columns = images.MAX_PIXELS
+            except Exception as error:  # a damaged file makes Pillow's readers raise what they like
+                raise Damaged("image", f"the image cannot be read ({one_line(error)})", item.name) from error
+            if rows * columns > images.MAX_PIXELS:
+                raise Damaged("bomb", f"the image has more than {images.MAX_PIXELS} pixels", item.name)
+            self._sizes[item.id] = stamp, (rows, columns)
+        return self._sizes[item.id][1]
+
     def read(self, item: Item) -> Document:
         """An image's annotations, of which some may be marked as deleted; with its revision, which every change raises.
 
@@ -111,7 +151,7 @@ class Store:
                 continue
             if place is file or place.resolve().is_relative_to(self._root):
                 return _document(text, place)
-        return {"image": {}, "annotations": [], OWN: {"revision": 0}}
+        return _document(b'{"annotations": []}', file)
 
     def apply(
         self, item: Item, change: Change, size: tuple[int, int], about: dict[str, Any], offered: int | None = None
@@ -138,9 +178,9 @@ class Store:
             own = document[OWN]
             if not _changed(document, change, about, size):
                 return document
-            own["revision"] = int(own.get("revision", 0)) + 1
+            own["revision"] += 1
             if offered is not None:
-                own.setdefault("offered", {})[about["name"]] = offered
+                own["offered"][about["name"]] = offered
             height, width = size
             document["image"] = {
                 "image_id": item.number, "width": width, "height": height, "file_name": item.name
@@ -149,7 +189,7 @@ class Store:
             return document
 
     def summary(self, item: Item) -> dict[str, Any]:
-        """How many masks an image has, whether it is done, and which names are used in it; quick when nothing changed."""
+        """How many masks an image has, whether it is done, which names are used in it; quick when nothing changed."""
         try:
             stamp = self._file(item).stat().st_mtime_ns
         except FileNotFoundError:
@@ -195,7 +235,10 @@ def _document(text: bytes, file: Path) -> Document:
             rows, columns = row["segmentation"]["size"]
             rle.area(rle.Rle((int(rows), int(columns)), row["segmentation"]["counts"]))
         document["image"] = dict(document.get("image", {}))
-        document[OWN] = {"revision": 0, **document.get(OWN, {})}
+        own = document[OWN] = {"revision": 0, **document.get(OWN, {})}
+        own["revision"] = int(own["revision"])
+        own["offered"] = dict(own.get("offered", {}).items())
+        own["rejected"] = [{"id": str(one["id"]), "model": str(one["model"])} for one in own.get("rejected", [])]
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
         told = f"{file} is damaged or not in SA-1B's layout ({one_line(error)}); repair it, or take it away"
         raise SamlitError(told) from error
@@ -214,11 +257,16 @@ def _changed(document: Document, change: Change, about: dict[str, Any], size: tu
         own["done"] = change.op == "done"
         return True
     if change.op == "reject":
-        rejected = own.setdefault("rejected", [])
+        rejected = own["rejected"]
         if any(one["id"] == change.proposal for one in rejected):
             return False
         rejected.append({"id": change.proposal, "model": about["name"]})
         return True
+    if change.op == "unreject":
+        left = [one for one in own["rejected"] if one["id"] != change.proposal]
+        changed = len(left) < len(own["rejected"])
+        own["rejected"] = left
+        return changed
     at = next((n for n, row in enumerate(rows) if row["id"] == change.id), None)
     if change.op == "add":
         if at is not None:  # told twice, for the first answer was lost
@@ -232,6 +280,8 @@ def _changed(document: Document, change: Change, about: dict[str, Any], size: tu
     if change.op in ("delete", "restore") and deleted == (change.op == "delete"):
         return False
     revision = int(row.get("revision", 0))
+    if change.op == "replace" and not deleted and revision == change.revision + 1 and _same(row, change):
+        return False  # told twice
     if revision != change.revision:
         raise Conflict(f"mask {change.id} was changed by somebody else meanwhile")
     if change.op == "replace":
@@ -245,6 +295,12 @@ def _changed(document: Document, change: Change, about: dict[str, Any], size: tu
     row["revision"] = revision + 1
     row["deleted"] = change.op == "delete"
     return True
+
+
+def _same(row: dict[str, Any], change: Change) -> bool:
+    """Whether a mask is what a change would make it."""
+    assert change.mask is not None
+    return bool(row["segmentation"]["counts"] == change.mask.counts and row.get("phrase", "") == change.phrase)
 
 
 def _row(change: Change, about: dict[str, Any], size: tuple[int, int], revision: int) -> dict[str, Any]:

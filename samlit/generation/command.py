@@ -12,18 +12,17 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samlit import atomic, ranks, recipe, specs
+from samlit import atomic, evaluate, ranks, specs
 from samlit.errors import ArgumentParser, SamlitError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from samlit.contracts import Source, Task
+    from samlit.contracts import Source
     from samlit.generation.finding import Finder
     from samlit.generation.workplace import Workplace
 
 __all__ = ["PRESETS", "finish", "generate", "main"]
 
 FORMAT = 1  # of the plan
-PREFIX = "--everything."
 PRESETS: dict[str, dict[str, str]] = {
     # As SA-1B was made (SAM_SPEC 3.2).
     "paper": {
@@ -103,10 +102,10 @@ def main(argv: list[str]) -> int:
         raise UsageError("--set is for the sources of --data, and there are none")
     known = [word for action in parser._actions for word in action.option_strings]
     for word in rest:
-        if word.startswith("--") and not word.startswith(PREFIX):
+        if word.startswith("--") and not word.startswith(evaluate.EVERYTHING):
             option = word.partition("=")[0]
             raise UsageError(f"there is no option {option!r}{did_you_mean(option, known)} (see `{parser.prog} --help`)")
-    task, keys = _task(options.preset, rest)
+    task, keys = evaluate.everything(PRESETS[options.preset], rest, "--everything")
     read = specs.read(options.data, options.set) if options.data else []
 
     from samlit import checkpoints
@@ -206,21 +205,6 @@ def finish(work: Workplace) -> None:
         causes = ", ".join(f"{cause} {count}" for cause, count in told["left_out"].items())
         print(f"{len(left_out)} images left out ({causes}): {folder / 'quarantine.jsonl'}")
     print(f"saved statistics.json, statistics.png and sheet.jpg to {folder}")
-
-
-def _task(preset: str, words: list[str]) -> tuple[Task, dict[str, Any]]:
-    """The task that finds everything, and all of its options."""
-    from samlit import evaluate
-
-    given = [f"--task.options.{key}={value}" for key, value in PRESETS[preset].items()]
-    given += [f"--task.options.{word.removeprefix(PREFIX)}" if word.startswith(PREFIX) else word for word in words]
-    class_path = recipe.resolve_slot("model.task", "everything", "--everything")
-    try:
-        task, keys = evaluate.built(class_path, "everything", given)
-    except UsageError as error:
-        message = str(error).replace("--task.options.", PREFIX).replace("--task everything", "--everything")
-        raise UsageError(message) from error
-    return task, keys["options"]
 
 
 def _source(images: str | None, read: list[specs.Spec]) -> tuple[Source, dict[str, Any]]:
