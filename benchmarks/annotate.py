@@ -24,7 +24,8 @@ import uvicorn
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
-from samlit import rle
+from samlit import cache, rle
+from samlit.annotator import graphs
 from samlit.annotator.proposals import Proposal, Proposals
 from samlit.annotator.server import Annotator
 from samlit.annotator.store import Store
@@ -74,7 +75,8 @@ def served(folder: Path, predictor: Predictor) -> Iterator[str]:
     store = Store(folder / "images", folder / "annotations")
     boxed = Boxed(Predictor(predictor.net, predictor.image_size), scenes)
     proposals = Proposals(boxed, store, folder / "proposals")  # type: ignore[arg-type]
-    annotator = Annotator(store, predictor, "mobile_sam", folder / "cache", proposals, "ada")
+    decoder = graphs.folder(predictor.net, predictor.image_size, cache.folder() / "annotate" / "decoders")
+    annotator = Annotator(store, predictor, "mobile_sam", folder / "cache", proposals, "ada", decoder)
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(annotator.app(), log_level="error", timeout_graceful_shutdown=1))

@@ -504,6 +504,7 @@ def test_two_tabs_overwrite_nothing(context, folder, predictor):
 
 def test_a_killed_server_loses_nothing(context, folder, predictor, checkpoint):
     command = ["annotate", "--images", "images", "--out", "out", "--weights", str(checkpoint), "--port", "0"]
+    command += ["--decoder", "server"]
     quiet = {**os.environ, "OMP_NUM_THREADS": "1", "SAMLIT_CACHE": str(folder / "cache"), "PYTHONWARNINGS": ""}
     words = [sys.executable, "-m", "samlit", *command]
     with subprocess.Popen(words, cwd=folder, env=quiet, stdout=subprocess.PIPE, text=True) as process:

@@ -125,6 +125,7 @@ function update() {
   if (view.marked) mark(session.state ? null : current(view.marked)); // keys are about the mask in the making then
   const { rows, done } = session, image = project.images[at];
   Object.assign(image, { masks: rows.length, done });
+  by("decoder").textContent = decoding.where === "browser" ? "" : "decoded by the server";
   for (const { phrase } of rows) if (phrase) names.add(phrase);
   panel.names([...names].sort());
   panel.update(view.marked);
@@ -330,7 +331,6 @@ outbox.addEventListener("sent", ({ detail: { image, document: told } }) => {
 });
 
 sheet(by("sheet"));
-by("decoder").textContent = decoding.where === "browser" ? "" : "decoded by the server";
 setInterval(() => (hint(), at >= 0 && header()), 1000);
 setInterval(refresh, 15_000);
 outbox.send();
