@@ -20,12 +20,14 @@ import pytest
 from PIL import Image
 
 from samlit import rle
+from samlit.errors import SamlitError
 from samlit.predictor import Predictor
 
 pytest.importorskip("starlette", reason="the annotator needs starlette: pip install 'samlit[annotate]'")
 uvicorn = pytest.importorskip("uvicorn", reason="the annotator needs uvicorn: pip install 'samlit[annotate]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 
+from samlit.annotator import graphs  # noqa: E402
 from samlit.annotator.proposals import Proposal, Proposals  # noqa: E402
 from samlit.annotator.server import Annotator  # noqa: E402
 from samlit.annotator.store import Store  # noqa: E402
@@ -74,12 +76,12 @@ def predictor(checkpoint):
 
 
 @contextmanager
-def served(folder, predictor, proposer=None, port=0):
+def served(folder, predictor, proposer=None, port=0, decoder=None):
     """The annotator's address; its server is in a thread."""
     store = Store(folder / "images", folder / "out")
     proposals = proposer and Proposals(proposer, store, folder / "cache")
     net = Predictor(predictor.net, predictor.image_size)  # its image is the server's own
-    annotator = Annotator(store, net, "tiny", folder / "cache", proposals, "ada")
+    annotator = Annotator(store, net, "tiny", folder / "cache", proposals, "ada", decoder)
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", port))
@@ -195,7 +197,40 @@ def points(row):
     return [tuple(point) for point in row["provenance"]["prompts"]["points"]]
 
 
+@pytest.fixture(scope="module")
+def decoder(predictor, tmp_path_factory):
+    """What a browser needs to decode."""
+    try:
+        return graphs.folder(predictor.net, predictor.image_size, tmp_path_factory.mktemp("decoders"))
+    except SamlitError as error:
+        pytest.skip(str(error))
+
+
 def test_clicks_are_answered_as_by_the_predictor(tab, folder, predictor):
+    expect(tab.page.locator("#decoder")).to_have_text("decoded by the server")
+    clicks(tab, folder, predictor)
+
+
+def test_clicks_are_answered_in_the_browser_without_the_server(context, folder, predictor, decoder):
+    context.route("**/predict", lambda route: route.abort())
+    with served(folder, predictor, decoder=decoder) as url:
+        clicks(Tab(context, url), folder, predictor)
+        context.close()
+
+
+def test_a_browser_that_cannot_decode_asks_the_server(context, folder, predictor):
+    (folder / "decoder" / "ort").mkdir(parents=True)
+    (folder / "decoder" / "prompt.onnx").write_bytes(b"no graph")
+    with served(folder, predictor, decoder=folder / "decoder") as url:
+        tab = Tab(context, url)
+        expect(tab.page.locator("#decoder")).to_have_text("decoded by the server")
+        tab.click(20, 20)
+        tab.accept(1)
+        context.close()
+
+
+def clicks(tab, folder, predictor):
+    """Two masks: the second answer to a click, and one that a negative click corrects."""
     tab.click(20, 20)
     tab.keys("2")
     expect(tab.page.locator("#candidates button").nth(1)).to_have_attribute("aria-pressed", "true")
