@@ -24,6 +24,7 @@ const tools = { outbox, decoding, clock, drafts, person: project.person };
 const view = new View(by("canvas")), pointer = new Pointer(by("canvas"), view);
 const preview = new Preview(view, decoding), panel = new Panel();
 const names = new Set(project.names);
+const fresh = new Map(); // an image's annotations when they were last sent, which may be after they were asked for
 panel.person = project.person;
 let session = null, at = -1, hovered = null, note = "", noteEnds = 0, ready = false;
 
@@ -53,6 +54,9 @@ async function show(number) {
   [at, session, ready, hovered] = [number, null, false, null];
   const image = project.images[number];
   preview.at(null);
+  view.close();
+  panel.close();
+  hint();
   history.replaceState(null, "", `#${image.id}`);
   header();
   try {
@@ -61,6 +65,7 @@ async function show(number) {
     if (at !== number) return;
     trouble("");
     session = new Session(image, told, tools);
+    if (fresh.has(image.id)) session.update(fresh.get(image.id));
     session.addEventListener("change", update);
     session.addEventListener("note", (event) => say(event.detail));
     view.open(session, picture);
@@ -117,9 +122,10 @@ async function refresh() {
 
 function update() {
   if (!session) return;
-  if (view.marked) mark(current(view.marked));
+  if (view.marked) mark(session.state ? null : current(view.marked)); // keys are about the mask in the making then
   const { rows, done } = session, image = project.images[at];
   Object.assign(image, { masks: rows.length, done });
+  by("decoder").textContent = decoding.where === "browser" ? "" : "decoded by the server";
   for (const { phrase } of rows) if (phrase) names.add(phrase);
   panel.names([...names].sort());
   panel.update(view.marked);
@@ -250,7 +256,7 @@ const actions = {
 };
 
 function run(name, given) {
-  if (session || name === "help" || name === "go" || name === "skip") actions[name](given);
+  if (session || name === "tool" || name === "help" || name === "go" || name === "skip") actions[name](given);
 }
 
 addEventListener("keydown", (event) => {
@@ -319,10 +325,12 @@ panel.addEventListener("act", ({ detail: { item, what } }) => run(what, item));
 view.addEventListener("move", () => (by("zoom").textContent = `${Math.round(100 * view.scale)} %`));
 outbox.addEventListener("change", () => (saved(), hint()));
 outbox.addEventListener("note", ({ detail }) => say(detail));
-outbox.addEventListener("sent", ({ detail }) => detail.image === session?.image.id && session.update(detail.document));
+outbox.addEventListener("sent", ({ detail: { image, document: told } }) => {
+  fresh.set(image, told);
+  if (image === session?.image.id) session.update(told);
+});
 
 sheet(by("sheet"));
-by("decoder").textContent = decoding.where === "browser" ? "" : "decoded by the server";
 setInterval(() => (hint(), at >= 0 && header()), 1000);
 setInterval(refresh, 15_000);
 outbox.send();

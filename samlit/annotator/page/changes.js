@@ -25,7 +25,7 @@ export function after(document, changes) {
     else if (row && change.op === "delete" && !row.deleted) rows.set(row.id, { ...row, revision, deleted: true });
     else if (row && change.op === "restore" && row.deleted) rows.set(row.id, { ...row, revision, deleted: false });
   }
-  const all = [...rows.values()];
+  const all = [...rows.values()].map((row, place) => ({ ...row, place })); // what was added first has its place for ever
   return { rows: all.filter((row) => !row.deleted), deleted: all.filter((row) => row.deleted), rejected, done };
 }
 

@@ -12,7 +12,7 @@ export async function open(project) {
       await ask("/decoder/prompt.onnx", { method: "HEAD" });
       const { open: start } = await import("./decoder.js");
       const threads = crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 4) : 1;
-      return new Decoding(await start("/decoder", { threads }));
+      return new Decoding(await start("/decoder", { threads, gpu: Boolean(navigator.gpu) }));
     } catch (error) {
       console.warn("the server decodes:", error);
     }
@@ -24,11 +24,12 @@ export async function open(project) {
 class Decoding {
   #decoder;
   #id = null;
+  #memory = {};
   #last = Promise.resolve();
 
   constructor(decoder) {
     this.#decoder = decoder;
-    this.where = decoder ? "browser" : "server";
+    this.where = decoder ? "browser" : "server"; // that answers
     this.milliseconds = Infinity; // that the last answer took
   }
 
@@ -48,20 +49,56 @@ class Decoding {
     signal?.throwIfAborted();
     const answer = await patient(of(id, "embedding"), { method: this.#decoder ? "GET" : "HEAD", signal });
     const { embedding, size, inside, frame } = JSON.parse(answer.headers.get("x-samlit"));
-    if (this.#decoder) await this.#decoder.image(await answer.arrayBuffer(), { size, embedding });
+    if (this.#decoder) {
+      const values = await answer.arrayBuffer();
+      await this.#decoder.image(values, { size, embedding }).catch((error) => this.#give(error));
+    }
     signal?.throwIfAborted();
     this.#id = id;
     this.milliseconds = Infinity;
     return { frame, inside, low: 4 * embedding[1] };
   }
 
-  /** The candidates for a prompt in pixels of the image: {points, box, mask: Float32Array | null, multimask}. */
-  async answer(prompt, signal) {
+  /** The candidates for a prompt in pixels of the image: {points, box, mask: Float32Array | null, multimask}.
+   *
+   * Who asks what was asked just before gets the same answer: a click where the pointer rests has it already.
+   */
+  answer(prompt, signal) {
+    const { points, box, mask, multimask } = prompt;
+    const key = mask ? null : JSON.stringify([this.#id, points, box, multimask]);
+    if (key && this.#memory.key === key) return this.#memory.found;
+    const found = this.#answer(prompt, signal);
+    this.#memory = { key, found };
+    found.catch(() => { if (this.#memory.found === found) this.#memory = {}; });
+    return found;
+  }
+
+  async #answer(prompt, signal) {
     const begun = performance.now();
-    const { masks, scores, side } = await (this.#decoder ? this.#here(prompt) : this.#there(prompt, signal));
+    const { masks, scores, side } = await this.#predict(prompt, signal);
     this.milliseconds = performance.now() - begun;
     const candidates = masks.map((logits, n) => ({ logits, side, score: scores[n] }));
     return candidates.sort((a, b) => b.score - a.score);
+  }
+
+  async #predict(prompt, signal) {
+    if (this.#decoder) {
+      try {
+        return await this.#here(prompt);
+      } catch (error) {
+        if (error.name === "AbortError") throw error;
+        this.#give(error);
+      }
+    }
+    return this.#there(prompt, signal);
+  }
+
+  /** The decoder in the browser failed: the server is asked from now on. */
+  #give(error) {
+    console.warn("the server decodes:", error);
+    this.#decoder?.close();
+    this.#decoder = null;
+    this.where = "server";
   }
 
   async #here(prompt) {

@@ -35,7 +35,17 @@ export function drawn(state, size, grid) {
   if (candidates.length) data = grid.mask(candidates[chosen]);
   else data = base ? base.data.slice() : new Uint8Array(size[0] * size[1]);
   for (const stroke of strokes) paint(data, size, stroke);
-  return { data, box: bounds(data, ...size) };
+  return measured(data, size);
+}
+
+/** A mask with its box (null where it is empty) and its pixels' number. */
+export function measured(data, size) {
+  const box = bounds(data, ...size), [x0, y0, x1, y1] = box ?? [0, 0, 0, 0];
+  let area = 0;
+  for (let y = y0; y < y1; y++) {
+    for (let i = y * size[1] + x0; i < y * size[1] + x1; i++) area += data[i];
+  }
+  return { data, box, area };
 }
 
 /** What the model is asked for a state; `mask` is the state's.

@@ -11,12 +11,16 @@ export class Outbox extends EventTarget {
   #memory = new Map(); // where the browser keeps nothing
   #sending = null;
   #count = 0;
+  #others;
 
   /** @param project A word for the folder of annotations: another folder's server must not get these changes. */
   constructor(project) {
     super();
     this.#prefix = `samlit/${project}/change/`;
     this.trouble = "";
+    // What a tab learns from the server all of them know: one may have sent what another one made.
+    this.#others = new BroadcastChannel(this.#prefix);
+    this.#others.onmessage = ({ data }) => this.#told(data);
   }
 
   /** All that is not on the server's disk, the oldest first: [key, {image, change}]. */
@@ -85,7 +89,13 @@ export class Outbox extends EventTarget {
 
   #sent(key, image, told) {
     this.#forget(key);
-    this.dispatchEvent(new CustomEvent("sent", { detail: { image, ...told } }));
+    const detail = { image, document: told.document };
+    this.#others.postMessage(detail);
+    this.#told(detail);
+  }
+
+  #told(detail) {
+    this.dispatchEvent(new CustomEvent("sent", { detail }));
     this.dispatchEvent(new Event("change"));
   }
 

@@ -11,15 +11,20 @@ const STEPS = [[1, 0], [0, 1], [-1, 0], [0, -1]]; // right, down, left, up: the 
 export function loops(mask, columns, [x0, y0, x1, y1]) {
   const wide = x1 - x0 + 1, high = y1 - y0 + 1;
   const open = new Uint8Array(wide * high); // of each corner: the directions in which an edge leaves it
-  const at = (x, y) => (x >= x0 && x < x1 && y >= y0 && y < y1 ? mask[y * columns + x] : 0);
-  for (let y = y0; y < y1; y++) {
-    for (let x = x0; x < x1; x++) {
-      if (!mask[y * columns + x]) continue;
-      const corner = (y - y0) * wide + x - x0;
-      if (!at(x, y - 1)) open[corner] |= 1;
-      if (!at(x + 1, y)) open[corner + 1] |= 2;
-      if (!at(x, y + 1)) open[corner + wide + 1] |= 4;
-      if (!at(x - 1, y)) open[corner + wide] |= 8;
+  for (let y = y0; y <= y1; y++) {
+    const row = y * columns, corners = (y - y0) * wide - x0, first = y === y0, last = y === y1;
+    for (let x = x0, left = 0; x <= x1; x++) {
+      const out = x === x1, here = out || last ? 0 : mask[row + x];
+      if (here !== left) {
+        if (here) open[corners + wide + x] |= 8;
+        else open[corners + x] |= 2;
+        left = here;
+      }
+      const above = out || first ? 0 : mask[row - columns + x];
+      if (here !== above) {
+        if (here) open[corners + x] |= 1;
+        else open[corners + x + 1] |= 4;
+      }
     }
   }
   const found = [];

@@ -1,6 +1,6 @@
 /* The lists at the right, and the card of the mask in the making. */
 
-import { bounds } from "./raster.js";
+import { positive } from "./raster.js";
 import { colour, shape } from "./shapes.js";
 
 const BLUE = [61, 139, 255]; // of the mask in the making
@@ -28,6 +28,16 @@ export class Panel extends EventTarget {
     this.#picture = picture;
     this.#drawn = null;
     this.#rows.clear();
+  }
+
+  /** Show nothing. */
+  close() {
+    this.open(null, null);
+    this.#making(null, null, null, false);
+    for (const name of ["proposals", "masks"]) {
+      by(name).replaceChildren();
+      by(`${name}-count`).textContent = "";
+    }
   }
 
   /** Show what is so by now.
@@ -61,7 +71,7 @@ export class Panel extends EventTarget {
       else pick.removeAttribute("aria-current");
     }
     if (key) this.#rows.get(key)?.scrollIntoView({ block: "nearest" });
-    if (!this.#session.state) this.#phrase(marked);
+    if (!this.#session?.state) this.#phrase(marked);
   }
 
   /** The names that a field offers. */
@@ -71,9 +81,9 @@ export class Panel extends EventTarget {
   }
 
   #phrase(marked) {
-    const field = by("name"), can = Boolean(this.#session.state || marked?.segmentation);
+    const field = by("name"), can = Boolean(this.#session?.state || marked?.segmentation);
     field.disabled = !can;
-    const phrase = this.#session.state?.phrase ?? marked?.phrase ?? "";
+    const phrase = this.#session?.state?.phrase ?? marked?.phrase ?? "";
     if (document.activeElement !== field || !can) field.value = phrase;
   }
 
@@ -81,7 +91,7 @@ export class Panel extends EventTarget {
     by("making").classList.toggle("empty", !state);
     by("accept").disabled = !mask?.box;
     by("discard").disabled = !state;
-    by("making-state").textContent = state ? (busy ? "Asking the model …" : `${area(mask)} px`) : busy ? "Asking the model …" : "Nothing yet";
+    by("making-state").textContent = state ? (busy ? "Asking the model …" : `${mask.area.toLocaleString("en")} px`) : busy ? "Asking the model …" : "Nothing yet";
     this.#phrase(marked);
     const candidates = state?.candidates ?? [];
     this.candidates.forEach((button, n) => {
@@ -101,7 +111,7 @@ export class Panel extends EventTarget {
     const { grid, size: [rows, columns] } = this.#session;
     let [x0, y0, x1, y1] = [columns, rows, 0, 0];
     for (const { logits, side } of candidates) {
-      const box = bounds(logits, side, side, (value) => value > 0);
+      const box = positive(logits, side);
       if (!box) continue;
       const across = ((grid.frame / side) * columns) / grid.inside[1], down = ((grid.frame / side) * rows) / grid.inside[0];
       [x0, y0] = [Math.min(x0, box[0] * across), Math.min(y0, box[1] * down)];
@@ -156,8 +166,8 @@ export class Panel extends EventTarget {
     name.classList.toggle("muted", mask && !item.phrase);
     const whose = item.provenance?.person;
     element.querySelector(".about").textContent = `${pixels.toLocaleString("en")} px${whose && whose !== this.person ? ` · ${whose}` : ""}`;
-    thumbnail(element.querySelector("canvas"), this.#picture, box, path, mask ? colour(item.id) : null);
-    if (mask) element.style.setProperty("--own", colour(item.id));
+    thumbnail(element.querySelector("canvas"), this.#picture, box, path, mask ? colour(item) : null);
+    if (mask) element.style.setProperty("--own", colour(item));
     element.querySelector(".pick").addEventListener("click", () => this.#tell("pick", item));
     element.addEventListener("pointerenter", () => this.#tell("point", item));
     for (const button of element.querySelectorAll("[data-do]")) {
@@ -173,8 +183,6 @@ export class Panel extends EventTarget {
 
 /** A model's own estimate of an IoU, which may be a little above 1. */
 const percent = (score) => `${Math.round(100 * Math.min(Math.max(score, 0), 1))} %`;
-
-const area = (mask) => mask.data.reduce((sum, value) => sum + value, 0).toLocaleString("en");
 
 /** A canvas cleared, with as many pixels as the screen gives it. */
 function prepared(canvas) {

@@ -103,6 +103,7 @@ export class Pointer extends EventTarget {
   #move(event) {
     const view = this.#view, place = view.at(event.offsetX, event.offsetY), press = this.#press;
     if (!press) return this.#at(place);
+    if (!view.session) return this.cancel();
     press.moved ||= Math.hypot(event.offsetX - press.from[0], event.offsetY - press.from[1]) > STILL;
     if (press.kind === "pan") {
       view.pan(event.offsetX - press.last[0], event.offsetY - press.last[1]);
@@ -120,7 +121,7 @@ export class Pointer extends EventTarget {
 
   #up(event) {
     const press = this.#press, view = this.#view;
-    if (!press) return;
+    if (!press || !view.session) return this.cancel();
     const place = view.at(event.offsetX, event.offsetY), label = press.negative ? 0 : 1;
     this.#press = null;
     if (press.kind === "stroke") this.#tell("stroke", { stroke: press.stroke });

@@ -34,9 +34,9 @@ function pair(i, from, to, most) {
 export function enlarged(logits, rows, columns) {
   const low = rows.low, height = rows.first.length, width = columns.first.length;
   const mask = new Uint8Array(height * width);
-  const positive = bounds(logits, low, low, (value) => value > 0);
-  if (!positive) return mask;
-  const [left, top, right, bottom] = positive;
+  const box = positive(logits, low);
+  if (!box) return mask;
+  const [left, top, right, bottom] = box;
   const [y0, y1] = touched(rows, top, bottom), [x0, x1] = touched(columns, left, right);
   const line = new Float64Array(low + 4);
   for (let y = y0; y < y1; y++) {
@@ -65,20 +65,23 @@ function touched({ first }, begin, end) {
   return [from, to];
 }
 
-/** The box [x0, y0, x1, y1] of what is inside, or null where nothing is. */
-export function bounds(values, rows, columns, inside = (value) => value) {
-  let x0 = columns, y0 = rows, x1 = 0, y1 = 0;
-  for (let y = 0, i = 0; y < rows; y++) {
-    for (let x = 0; x < columns; x++, i++) {
-      if (!inside(values[i])) continue;
-      if (x < x0) x0 = x;
-      if (x >= x1) x1 = x + 1;
-      if (y < y0) y0 = y;
-      y1 = y + 1;
-    }
+/** The box [x0, y0, x1, y1] of a mask, x1 and y1 outside of it, or null where nothing is inside. */
+export function bounds(mask, rows, columns) {
+  const first = mask.indexOf(1);
+  if (first < 0) return null;
+  const y0 = Math.floor(first / columns), y1 = Math.floor(mask.lastIndexOf(1) / columns) + 1;
+  let x0 = columns, x1 = 0;
+  for (let y = y0; y < y1; y++) {
+    const line = mask.subarray(y * columns, (y + 1) * columns), left = line.indexOf(1);
+    if (left < 0) continue;
+    if (left < x0) x0 = left;
+    x1 = Math.max(x1, line.lastIndexOf(1) + 1);
   }
-  return x1 ? [x0, y0, x1, y1] : null;
+  return [x0, y0, x1, y1];
 }
+
+/** The same of low-res logits (side x side): of where they are above 0. */
+export const positive = (logits, side) => bounds(Uint8Array.from(logits, (value) => (value > 0 ? 1 : 0)), side, side);
 
 /** Logits of a mask that came without any, as SAM's mask prompt takes them: +-10 by how much of a cell is inside. */
 export function asLogits(mask, [rows, columns], { frame, inside }, low) {

@@ -1,8 +1,7 @@
 /* One image: its masks, its proposals, the mask in the making, and what can be undone. */
 
 import { after, unique } from "./changes.js";
-import { EMPTY, along, drawn, prompt } from "./draft.js";
-import { bounds } from "./raster.js";
+import { EMPTY, along, drawn, measured, prompt } from "./draft.js";
 import { decode, encode } from "./rle.js";
 
 export class Session extends EventTarget {
@@ -101,8 +100,10 @@ export class Session extends EventTarget {
         await this.ready;
         const before = this.state ?? EMPTY;
         const wanted = { ...before, points: [...before.points, ...points], box: box ?? before.box };
-        const asked = prompt(wanted, before, this.mask, this.grid);
-        const candidates = await this.#tools.decoding.answer(asked, this.signal.signal);
+        const asked = prompt(wanted, before, this.mask, this.grid), { signal } = this.signal;
+        signal.throwIfAborted(); // who left the image gets no answer about another
+        const candidates = await this.#tools.decoding.answer(asked, signal);
+        signal.throwIfAborted();
         this.#to({ ...wanted, candidates, chosen: 0 });
       } finally {
         this.pending.splice(this.pending.indexOf(shown), 1);
@@ -120,7 +121,7 @@ export class Session extends EventTarget {
       if (!state) return;
       if (!mask.box) throw new Error("the mask is empty");
       const { target, proposal, prompts } = state.base ?? {};
-      const before = target && this.#row(target.id);
+      const before = target && this.#row(target.id); // not there any more: a mask of its own
       const provenance = {
         prompts: { points: [...(prompts?.points ?? []), ...state.points], box: state.box ?? prompts?.box ?? null,
           strokes: [...(prompts?.strokes ?? []), ...state.strokes] },
@@ -133,10 +134,11 @@ export class Session extends EventTarget {
         size: this.size, counts: encode(mask.data, this.size, mask.box), phrase: state.phrase.trim(), predicted_iou: score, provenance,
       };
       const id = before ? before.id : unique();
-      this.#put(before ? { op: "replace", id, revision: before.revision ?? 0, ...content } : { op: "add", id, ...content });
+      // Made on the mask as it was when it was taken up: who changed it meanwhile is not overwritten.
+      this.#put(before ? { op: "replace", id, revision: target.revision, ...content } : { op: "add", id, ...content });
       this.#set(null);
       this.#record(
-        () => (before ? this.#return(before) : this.#remove(id), this.#set(state)),
+        () => (before ? this.#return(before, content) : this.#remove(id, content), this.#reopen(state)),
         () => (before ? this.#replace(id, content) : this.#bring(id), this.#set(null)),
       );
     });
@@ -192,7 +194,7 @@ export class Session extends EventTarget {
       if (!before || (before.phrase ?? "") === phrase.trim()) return;
       const content = { ...contentOf(before, this.size), phrase: phrase.trim() };
       this.#replace(row.id, content);
-      this.#record(() => this.#return(before), () => this.#replace(row.id, content));
+      this.#record(() => this.#return(before, content), () => this.#replace(row.id, content));
     });
   }
 
@@ -258,12 +260,25 @@ export class Session extends EventTarget {
     this.#changed();
   }
 
+  /** A mask in the making again, to be made on what undoing left. */
+  #reopen(state) {
+    const { base } = state, row = base?.target && this.#row(base.target.id);
+    this.#set(row ? { ...state, base: { ...base, target: { id: row.id, revision: row.revision } } } : state);
+  }
+
   #row(id) {
     return this.rows.find((row) => row.id === id);
   }
 
-  #remove(id) {
+  /** What is undone must be as it was done. */
+  #as(id, content) {
     const row = this.#row(id);
+    if (content && row?.segmentation.counts !== content.counts) throw new Error("somebody else changed the mask meanwhile: it stays");
+    return row;
+  }
+
+  #remove(id, content = null) {
+    const row = this.#as(id, content);
     if (row) this.#put({ op: "delete", id, revision: row.revision ?? 0 });
   }
 
@@ -272,7 +287,8 @@ export class Session extends EventTarget {
     if (row) this.#put({ op: "restore", id, revision: row.revision ?? 0 });
   }
 
-  #return(before) {
+  #return(before, content) {
+    this.#as(before.id, content);
     this.#replace(before.id, contentOf(before, this.size));
   }
 
@@ -317,7 +333,7 @@ export class Session extends EventTarget {
     const { counts, phrase, prompts, score, target, proposal } = kept;
     const data = counts ? decode(counts, this.size) : new Uint8Array(this.size[0] * this.size[1]);
     this.state = { ...EMPTY, phrase, base: { data, target, proposal, prompts, score } };
-    this.mask = { data, box: bounds(data, ...this.size) };
+    this.mask = measured(data, this.size);
     this.#tools.clock.begin(true);
   }
 }

@@ -30,5 +30,5 @@ export function outlined(data, size, box) {
 /** Colours that are told from each other, and from most photos, also by those who see red and green alike. */
 const COLOURS = ["#ffb000", "#2fc6ff", "#ff6a3d", "#7ce38b", "#f58bd3", "#ffe45c", "#a48bff", "#2ee6c8", "#ff8a95", "#b6d43a"];
 
-/** The colour of a mask: the same each time. */
-export const colour = (id) => COLOURS[id % COLOURS.length];
+/** The colour of a mask: by its place among the image's, so that it is the same each time and its neighbours' are others. */
+export const colour = ({ place }) => COLOURS[place % COLOURS.length];

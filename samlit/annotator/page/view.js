@@ -27,6 +27,13 @@ export class View extends EventTarget {
     this.fit();
   }
 
+  /** Show nothing. */
+  close() {
+    Object.assign(this, { session: null, preview: null, gesture: null, marked: null });
+    this.#context.resetTransform();
+    this.#context.clearRect(0, 0, this.#canvas.width, this.#canvas.height);
+  }
+
   get #ratio() {
     return window.devicePixelRatio || 1;
   }
@@ -166,9 +173,9 @@ export class View extends EventTarget {
   #mask(row) {
     const { path } = this.#shape(row), marked = this.marked?.id === row.id;
     const quiet = this.session.state !== null;
-    this.#fill(path, colour(row.id), marked ? 0.5 : quiet ? 0.12 : 0.28);
+    this.#fill(path, colour(row), marked ? 0.5 : quiet ? 0.12 : 0.28);
     this.#context.globalAlpha = quiet && !marked ? 0.6 : 1;
-    this.#outline(path, marked ? "#fff" : colour(row.id), marked ? 2.5 : 1.5);
+    this.#outline(path, marked ? "#fff" : colour(row), marked ? 2.5 : 1.5);
     this.#context.globalAlpha = 1;
   }
 
