@@ -1,6 +1,6 @@
 /* The page: which image, which keys, and everything told to everything. */
 
-import { Lost, ask, of, pause } from "./api.js";
+import { Lost, Refused, ask, of, pause } from "./api.js";
 import { Clock } from "./clock.js";
 import { open as openDecoding } from "./decoding.js";
 import { Grid } from "./draft.js";
@@ -26,7 +26,7 @@ const preview = new Preview(view, decoding), panel = new Panel();
 const names = new Set(project.names);
 const fresh = new Map(); // an image's annotations when they were last sent, which may be after they were asked for
 panel.person = project.person;
-let session = null, at = -1, hovered = null, note = "", noteEnds = 0, ready = false;
+let session = null, at = -1, hovered = null, naming = null, note = "", noteEnds = 0, ready = false;
 
 /** What is asked, again and again until the server is there. */
 async function reached(what) {
@@ -98,7 +98,9 @@ function prepare(one) {
 async function propose(one) {
   panel.waiting = project.proposals;
   while (project.proposals && one === session) {
-    const told = await ask(of(one.image.id, "proposals"), { signal: one.signal.signal }).then((answer) => answer.json(), () => null);
+    const told = await ask(of(one.image.id, "proposals"), { signal: one.signal.signal })
+      .then((answer) => answer.json())
+      .catch((error) => (error instanceof Refused ? { ready: true, proposals: [] } : null)); // of a damaged image
     if (one !== session) return;
     if (told?.ready) {
       one.offered = told.proposals;
@@ -180,6 +182,7 @@ function hint() {
 }
 
 function mark(item) {
+  if (document.activeElement === by("name") && !session.state) return; // the name is of the one that is marked
   view.marked = item;
   panel.mark(item);
   hint();
@@ -282,14 +285,19 @@ addEventListener("keydown", (event) => {
   run(found.name, found.given);
 });
 
-/** The field of the name is left with Enter, which accepts the mask, or with Escape. */
-async function named(whether) {
-  const phrase = by("name").value, item = view.marked;
+/** The field of the name is left with Enter, which accepts the mask in the making, or with Escape. */
+function named(whether) {
+  if (!whether) by("name").value = session?.state?.phrase ?? naming?.phrase ?? "";
   by("canvas").focus();
-  if (!whether) return panel.update(item);
-  if (session.state) await session.accept();
-  else if (item?.segmentation) await session.rename(item, phrase);
+  if (whether && session?.state) session.accept();
 }
+
+// Whose name is typed is settled when the typing begins, wherever the pointer goes meanwhile.
+by("name").addEventListener("focus", () => (naming = session?.state ? null : view.marked));
+by("name").addEventListener("change", () => {
+  const row = naming?.segmentation && session && current(naming);
+  if (row) session.rename(row, by("name").value);
+});
 
 for (const button of document.querySelectorAll("header [data-do], .tools [data-do], .end [data-do]")) {
   button.addEventListener("click", () => run(button.dataset.do, button.dataset.given));
@@ -301,6 +309,7 @@ addEventListener("pointerdown", () => delete document.body.dataset.keyboard, { c
 addEventListener("focus", refresh);
 document.addEventListener("visibilitychange", refresh);
 addEventListener("online", () => outbox.send());
+addEventListener("beforeunload", (event) => outbox.fragile && event.preventDefault());
 
 pointer.addEventListener("click", ({ detail }) => session.click(detail.point));
 pointer.addEventListener("scribble", ({ detail }) => session.scribble(detail.path, detail.label));

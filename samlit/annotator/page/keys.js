@@ -68,9 +68,12 @@ const bound = new Map(TABLE.flatMap(([, rows]) => rows).flatMap(([keys, , name, 
 
 /** The action of a key press as {name, given}, or undefined. */
 export function action(event) {
-  const word = event.key.length > 1 || /[a-z]/i.test(event.key); // of other signs shift is a part
-  const held = [(event.ctrlKey || event.metaKey) && "ctrl", event.altKey && "alt", event.shiftKey && word && "shift"];
-  return bound.get([...held.filter(Boolean), event.key.toLowerCase()].join("+"));
+  // Where letters are not Latin ones the key's place counts.
+  const key = /^[^\x00-\x7f]$/.test(event.key) && event.code.startsWith("Key") ? event.code.slice(3) : event.key;
+  const word = key.length > 1 || /[a-z]/i.test(key); // of other signs shift and alt are a part, on some keyboards
+  const ctrl = (event.ctrlKey || event.metaKey) && !event.getModifierState("AltGraph");
+  const held = [ctrl && "ctrl", event.altKey && word && "alt", event.shiftKey && word && "shift"];
+  return bound.get([...held.filter(Boolean), key.toLowerCase()].join("+"));
 }
 
 /** Fill an element with the sheet of all keys. */

@@ -30,6 +30,11 @@ export class Outbox extends EventTarget {
     return [...kept, ...this.#memory].sort(([a], [b]) => (a < b ? -1 : 1));
   }
 
+  /** Whether something waits that would be lost with the tab. */
+  get fragile() {
+    return this.#memory.size > 0;
+  }
+
   /** The changes of one image that are not on the server's disk. */
   of(image) {
     return this.waiting.filter(([, one]) => one.image === image).map(([, one]) => one.change);
