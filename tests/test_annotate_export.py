@@ -72,7 +72,7 @@ def test_coco_is_read_by_the_official_api_and_the_source(folder, tmp_path, capsy
     for key, side in wanted.items():
         assert np.array_equal(found[key], square(side))
     source = Coco(str(file), images=str(folder))
-    assert [[mask.phrase for mask in source[n].masks] for n in range(len(source))] == [["cart", "object"], ["wheel"]]
+    assert [list(source[n].phrases) for n in range(len(source))] == [["cart", "object"], [], ["wheel"]]
 
 
 def test_images_that_are_done_alone_and_some_set_aside(folder, tmp_path, capsys):
