@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -69,6 +70,14 @@ class Clip:
         self.model, self.weights = model, weights
         self._phrases: dict[str, Tensor] = {}
         self._key = json.dumps(model, sort_keys=True) if isinstance(model, Mapping) else str(model)
+
+    def identity(self) -> dict[str, Any]:
+        """What tells its embeddings from another's, in plain values, without loading it."""
+        file = Path(self.weights) if self.weights else None
+        if file is None or not file.is_file():
+            return {"model": self.model, "weights": self.weights}
+        with file.open("rb") as stream:
+            return {"model": self.model, "weights": hashlib.file_digest(stream, "sha256").hexdigest()}
 
     @property
     def image_size(self) -> int:

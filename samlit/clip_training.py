@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from samlit.clip import Tokens
     from samlit.contracts import Source
 
-__all__ = ["main", "train"]
+__all__ = ["main", "text_prompt", "train"]
 
 EPILOG = """for recipes whose text prompt has a CLIP of its own: the configuration, the file to write and the scenes are
 the recipe's
@@ -194,6 +194,20 @@ def _text_prompt(tree: dict[str, Any], name: str) -> dict[str, Any]:
         if isinstance(prompt, dict) and prompt.get("class_path") == text:
             return dict(prompt.get("init_args", {}))
     raise UsageError(f"{name}: has no text prompt with a CLIP of its own")
+
+
+def text_prompt(tree: dict[str, Any], name: str) -> Any:
+    """The text prompt of a resolved recipe, built.
+
+    Raises:
+        UsageError: It has none.
+    """
+    entry = plugins.find("prompts", "text")
+    for prompt in tree.get("model", {}).get("prompts", []):
+        told = prompt if isinstance(prompt, dict) else {"class_path": prompt}
+        if told.get("class_path") == entry.class_path:
+            return plugins.load(entry.class_path, "text")(**told.get("init_args", {}))
+    raise UsageError(f"{name}: has no text prompt")
 
 
 def _source(said: Any) -> Source:

@@ -44,6 +44,7 @@ class Framed:
         quarters: and how often it is then turned by 90 degrees against the clock.
         embedding: What an encoder made of the frame, mirrored as it is: (C, h, w) and the finer maps; None where it is
             still to be embedded.
+        numbers: Which mask of what is stored each one is.
     """
 
     key: str
@@ -55,6 +56,7 @@ class Framed:
     mirrored: bool = False
     quarters: int = 0
     embedding: tuple[npt.NDArray[np.floating], ...] | None = None
+    numbers: tuple[int, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -141,7 +143,8 @@ def frame(
             order, strokes = _first(sample, order, size, window, most, largest)
     picture = _picture(sample, (rows, columns), size, exact) if pixels else np.zeros((*size, 0), np.uint8)
     phrases = tuple(sample.phrases[k] for k in order) if sample.phrases else ()
-    return Framed(sample.key, side, picture, original, tuple(strokes), phrases)
+    numbers = tuple(sample.numbers[k] for k in order) if sample.numbers else tuple(order)
+    return Framed(sample.key, side, picture, original, tuple(strokes), phrases, numbers=numbers)
 
 
 def pack(samples: Sequence[Framed], pinned: bool = False) -> Batch:
@@ -171,6 +174,7 @@ def pack(samples: Sequence[Framed], pinned: bool = False) -> Batch:
         keys=[s.key for s in samples],
         phrases=[p for s in samples for p in (s.phrases or ("",) * len(s.strokes))],
         embedding=_stacked([s.embedding for s in samples], pinned),
+        numbers=[n for s in samples for n in s.numbers],
     )
 
 

@@ -41,6 +41,7 @@ class Sample:
         masks: One run-length string a mask, each of the image's own size.
         phrases: A phrase for each mask ("the striped wheel of the red cart"), or none at all.
         shard: The file that it is in, for whoever has to find it; empty where the key says enough.
+        numbers: Which mask of what is stored each one is, counted from 0, where some were left out; else none.
         boundaries: What each of several people drew as the boundaries in the image, of its own size, where there is
             such a thing.
     """
@@ -51,6 +52,7 @@ class Sample:
     phrases: tuple[str, ...] = ()
     shard: str = ""
     boundaries: tuple[Rle, ...] = ()
+    numbers: tuple[int, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -84,6 +86,7 @@ class Batch:
         phrases: K phrases, empty where the source has none.
         embedding: Of the B images, where it is known; `image` then need not show them.
         samples: The B images and masks at their own size, for tasks that judge there (`Task.originals`); else none.
+        numbers: K numbers, which mask of what is stored of its image each one is; none where nobody said.
     """
 
     image: Tensor
@@ -95,6 +98,7 @@ class Batch:
     phrases: list[str] = field(default_factory=list)
     embedding: Embedding | None = None
     samples: list[Sample] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors on `device`."""
@@ -305,7 +309,9 @@ class Scene:
         """The same with some of its masks only, `which` (P,) int64; chance goes on where it was."""
         rows = which.tolist()
         phrases = [self.batch.phrases[k] for k in rows] if self.batch.phrases else []
-        batch = replace(self.batch, masks=self.masks[which], image_index=self.image_index[which], phrases=phrases)
+        numbers = [self.batch.numbers[k] for k in rows] if self.batch.numbers else []
+        index = self.image_index[which]
+        batch = replace(self.batch, masks=self.masks[which], image_index=index, phrases=phrases, numbers=numbers)
         some = replace(self, batch=batch)
         some.__dict__["generator"], some.__dict__["chance"] = self.generator, self.chance
         return some

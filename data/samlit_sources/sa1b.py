@@ -112,10 +112,11 @@ class Sa1b(Source):
         record, shard = self._store.record(which, number), self._store.rows[which].name
         if not record.annotations and not self.empty:
             raise Damaged("empty", "the image has no mask", record.key, shard)
-        chosen = [a for a in record.annotations if self._wanted(a)]
+        numbers = tuple(n for n, a in enumerate(record.annotations) if self._wanted(a))
+        chosen = [record.annotations[n] for n in numbers]
         phrases = tuple(a.phrase for a in chosen)
         masks = tuple(a.mask for a in chosen)
-        return Sample(record.key, record.image, masks, phrases if any(phrases) else (), shard)
+        return Sample(record.key, record.image, masks, phrases if any(phrases) else (), shard, numbers=numbers)
 
     def shards(self) -> Sequence[int]:
         """How many records each shard has."""

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from samlit.clip import Clip, width_of
 from samlit.contracts import Frame, Prompt, Sparse
 from samlit.crops import cut
+from samlit.cut_outs import CutOuts
 from samlit.errors import UsageError
 from samlit.phrases import Phrases
-from samlit.structures import Ragged, Scene
+from samlit.structures import Batch, Ragged, Scene
 
 __all__ = ["Text"]
 
@@ -37,6 +38,8 @@ class Text(Prompt):
             cut-out. The paper's is 0.
         zoom: Most that a square is enlarged around a mask's box; the paper's is 2.
         masked: Share of the cut-outs that show nothing but the mask; the paper's is 0.5.
+        cut_outs: A folder that `samlit shards embed` has made of the training's shards by the same CLIP, `zoom` and
+            `masked`: cut-outs are then looked up, and CLIP does not run.
         noise: Deviation of what is added to a cut-out's embedding while training, of length about this: phrases lie a
             little apart from images. The paper adds none.
         ambiguous: Whether text alone is answered with three masks, as any single prompt of the paper's. Without, with
@@ -57,6 +60,7 @@ class Text(Prompt):
         phrases: float = 0.0,
         zoom: float = 2.0,
         masked: float = 0.5,
+        cut_outs: str | None = None,
         noise: float = 0.0,
         ambiguous: bool = True,
     ) -> None:
@@ -72,6 +76,7 @@ class Text(Prompt):
         self.width = width_of(clip)
         self.clip = Clip(clip, weights)  # no module: see there
         self.words = Phrases(self.clip, embeddings, names)
+        self.cut_outs = None if cut_outs is None else CutOuts(cut_outs, self.about())
         self.project = nn.Linear(self.width, channels)
         self.text = nn.Embedding(1, channels)
 
@@ -82,6 +87,12 @@ class Text(Prompt):
             UsageError: They are not there.
         """
         self.words.start()
+        if self.cut_outs is not None:
+            self.cut_outs.open()
+
+    def about(self) -> dict[str, Any]:
+        """What cut-outs and their embeddings depend on, in plain values."""
+        return {"clip": self.clip.identity(), "zoom": self.zoom, "masked": self.masked}
 
     def encode(self, given: Ragged, frame: Frame) -> Sparse:
         """One token a phrase: (P, N, D) -> (P, N, C)."""
@@ -121,17 +132,27 @@ class Text(Prompt):
 
     def _of_cut_outs(self, masks: Tensor, scene: Scene, which: list[int]) -> Tensor:
         """(P, D)."""
-        if scene.batch.embedding is not None:
-            raise UsageError(
-                "text: its prompts are cut out of the images, which data.embeddings replaces; leave it out"
-            )
         chance = scene.generator
-        zoom = 1 + (self.zoom - 1) * torch.rand(len(masks), device=masks.device, generator=chance)
-        masked = torch.rand(len(masks), device=masks.device, generator=chance) < self.masked
         index = scene.image_index[which]
-        embedded = self.clip.images(*cut(scene.batch, masks, index, self.clip.image_size, zoom, masked))
+        if self.cut_outs is not None:
+            keys = [scene.batch.keys[image] for image in index.tolist()]
+            draw = torch.rand(len(masks), device=masks.device, generator=chance).tolist()
+            embedded = self.cut_outs.of(keys, [scene.batch.numbers[k] for k in which], draw).to(masks.device)
+        elif scene.batch.embedding is not None:
+            raise UsageError(
+                "text: its prompts are cut out of the images, which data.embeddings replaces: leave it out, or name "
+                "what `samlit shards embed` made of them (cut_outs)"
+            )
+        else:
+            zoom = 1 + (self.zoom - 1) * torch.rand(len(masks), device=masks.device, generator=chance)
+            masked = torch.rand(len(masks), device=masks.device, generator=chance) < self.masked
+            embedded = self.shown(scene.batch, masks, index, zoom, masked)
         move = torch.randn(embedded.shape, device=masks.device, generator=chance) / self.width**0.5
         return F.normalize(embedded + self.noise * move, dim=1)
+
+    def shown(self, batch: Batch, masks: Tensor, index: Tensor, zoom: Tensor, masked: Tensor) -> Tensor:
+        """What CLIP sees in cut-outs, (P, D); all else as `crops.cut`."""
+        return self.clip.images(*cut(batch, masks, index, self.clip.image_size, zoom, masked))
 
     def told(self, phrases: list[str], device: torch.device) -> Ragged:
         """Phrases as a person would say them, one a row: (P, 1, D)."""

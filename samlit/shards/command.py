@@ -13,6 +13,7 @@ COMMANDS = {
     "make": ("samlit.shards.making:main", "shards of any source: SOURCE:PATH ... --out DIR"),
     "check": ("samlit.shards.checking:main", "read all of them and list what is damaged"),
     "index": ("samlit.shards.indexing:main", "note where every record lies, once, so that reading begins at once"),
+    "embed": ("samlit.shards.embedding:main", "what CLIP sees in cut-outs of masks, once for all trainings"),
     "audit": ("samlit.shards.auditing:main", "draw masks for a person to correct, and tell how good they were"),
     "get": ("samlit.shards.getting:main", "fetch SA-1B's archives from its list of links"),
 }
