@@ -79,6 +79,11 @@ ALL = {
             "everything.py memory --weights {weights} --image {image} --points 8",
         ),
     ),
+    "browser": Benchmark(
+        "The decoder in a browser",
+        "A click's answer in headless Chromium, WebAssembly, beside SAM's own ONNX export.",
+        ("browser.py --weights {weights}",),
+    ),
     "predictor": Benchmark(
         "The predictor", "Boxes about one image, in turns and at once.", ("predictor.py --weights {weights}",)
     ),

@@ -60,7 +60,7 @@ def write(net: Sam, image_size: int, out: Path, options: Options = Options()) ->
     """Write a folder of graphs, and `model.json` which says what they take.
 
     Each graph is run by onnxruntime beside the model in PyTorch, on prompts of several sizes. In fp32 it must answer
-    the same to 1e-4 of the largest logit, with the same masks.
+    the same to 1e-4 of the largest logit: so masks are the same but for pixels that are that near to their edge.
 
     Returns:
         A line for each graph, how near it is.
@@ -199,7 +199,7 @@ def _one(graph: _Graph, folder: Path, options: Options) -> str:
             apart = max(apart, float((a - b).abs().max() / b.abs().max().clamp_min(1e-6)))
             if "masks" in name:
                 overlap = min(overlap, _iou(a, b))
-    if options.precision == "fp32" and (apart > EXACT or overlap < 1 - EXACT):
+    if options.precision == "fp32" and apart > EXACT:
         raise ValueError(f"the graph {graph.name} answers otherwise than the model ({apart:.1e} apart): not written")
     size = path.stat().st_size / 1e6
     masks = f", mask IoU {overlap:.4f}" if any("masks" in name for name in graph.outputs) else ""

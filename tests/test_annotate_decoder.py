@@ -203,7 +203,7 @@ def test_graphs_are_made_once_for_a_models_weights(tmp_path, checkpoint, monkeyp
     def write(net, image_size, out, options):
         made.append(options.parts)
         out.mkdir()
-        for part in options.parts:
+        for part in ("prepare", "prompt"):
             (out / f"{part}.onnx").write_bytes(b"")
 
     monkeypatch.setattr(onnx_export, "write", write)
@@ -214,7 +214,7 @@ def test_graphs_are_made_once_for_a_models_weights(tmp_path, checkpoint, monkeyp
     monkeypatch.setenv(assets.HERE, str(tmp_path / "elsewhere"))
     assert graphs.folder(predictor.net, predictor.image_size, tmp_path / "cache") == first
     assert (first / "ort").resolve() == (tmp_path / "elsewhere").resolve()
-    assert made == [("prepare", "prompt")]
+    assert made == [("browser",)]
     with torch.no_grad():
         next(predictor.net.decoder.parameters()).add_(0.1)
     assert graphs.folder(predictor.net, predictor.image_size, tmp_path / "cache") != first

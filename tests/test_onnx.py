@@ -1,7 +1,9 @@
 """Graphs for onnxruntime: what SAM's own export answers, what the model answers, for any number of clicks."""
 
 import json
+import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ from samlit_encoders.vit import Vit
 from samlit_prompts.points import Points
 from tests import official
 
+SHARED = Path(os.environ.get("SAMLIT_SHARED") or Path(__file__).resolve().parents[2] / "shared" / "data")
+MOBILE_SAM = SHARED.parent / "weights" / "mobile_sam.pt"
 GRID, SIDE, CHANNELS = 8, 64, 32
 PROMPTS = {
     "a click": ([[10, 20], [0, 0]], [1, -1]),
@@ -97,6 +101,26 @@ def test_several_prompts_at_once_are_answered_as_one_by_one(pair, folder):
             low, iou = (torch.from_numpy(x)[i : i + 1] for x in found)
             wanted = SamOnnxModel(pair[0], False)(image, *row[1:], torch.tensor([64.0, 64.0]))
             near((low, iou), (wanted[2], wanted[1]))
+
+
+@pytest.mark.skipif(
+    not MOBILE_SAM.exists(), reason=f"{MOBILE_SAM} is not here: SAMLIT_SHARED names the folder of real data beside it"
+)
+@torch.no_grad()
+def test_mobile_sams_graphs_answer_as_the_released_export(tmp_path):
+    theirs, own = official.mobile(MOBILE_SAM)
+    onnx_export.write(own, 1024, tmp_path / "graphs", onnx_export.Options(("browser",)))
+    chance = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 256, 64, 64, generator=chance)
+    prepared = [torch.from_numpy(x) for x in run(tmp_path / "graphs" / "prepare.onnx", (image,))]
+    for kind, (xy, labels) in PROMPTS.items():
+        mask = 4 * torch.randn(1, 1, 256, 256, generator=chance)
+        given = 12 * torch.tensor([xy]).float(), torch.tensor([labels]).float(), mask, torch.tensor([len(kind) % 2.0])
+        _, iou, low = SamOnnxModel(theirs, False)(image, *given, torch.tensor([1024.0, 1024.0]))
+        found = run(tmp_path / "graphs" / "prompt.onnx", (*prepared, *given))
+        near(found, (low, iou))
+        sure = low.abs() > 1e-4 * low.abs().max()  # nearer to its edge a pixel may fall on either side
+        assert torch.equal((torch.from_numpy(found[0]) > 0)[sure], (low > 0)[sure])
 
 
 def test_the_folder_says_what_it_takes(folder):

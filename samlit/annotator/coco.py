@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from samlit import atomic, rle
-from samlit.annotator.store import Store
+from samlit.annotator.store import Item, Store
 from samlit.errors import SamlitError
 from samlit.rle import Rle
 
@@ -17,13 +18,16 @@ NAMELESS = "object"
 """The category of masks that nobody has named."""
 
 
-def write(store: Store, file: Path, only_done: bool = False) -> tuple[int, int]:
+def write(
+    store: Store, file: Path, only_done: bool = False, keep: Callable[[Item], bool] = lambda item: True
+) -> tuple[int, int]:
     """Write all masks that are not deleted.
 
     Args:
         store: Of the annotations.
         file: The COCO JSON.
         only_done: Whether images that nobody has called done are left out.
+        keep: Which images are in it.
 
     Returns:
         Images and masks in it; images without a mask are in it if they are done.
@@ -35,7 +39,7 @@ def write(store: Store, file: Path, only_done: bool = False) -> tuple[int, int]:
     images: list[dict[str, Any]] = []
     masks: list[dict[str, Any]] = []
     categories: dict[str, int] = {}
-    for item in store.items:
+    for item in filter(keep, store.items):
         document = store.read(item)
         rows = [row for row in document["annotations"] if not row.get("deleted")]
         done = bool(document["samlit"].get("done"))

@@ -15,7 +15,7 @@ from samlit.errors import ArgumentParser, SamlitError, UsageError, did_you_mean,
 if TYPE_CHECKING:
     from samlit.annotator.proposals import Everything
     from samlit.annotator.server import Annotator
-    from samlit.annotator.store import Store
+    from samlit.annotator.store import Item, Store
     from samlit.predictor import Predictor
 
 __all__ = ["main"]
@@ -28,7 +28,7 @@ EPILOG = """the page has a sheet of its keys: press ?
   samlit annotate --images photos --weights mobile_sam
   samlit annotate --images photos --weights runs/finetune/best.ckpt --propose everything --person ada
   samlit annotate --images photos --report
-  samlit annotate --images photos --export coco photos.json
+  samlit annotate --images photos --export coco photos.json --hold-out 5
 
 Each accepted mask is in DIR/annotations at once, as SA-1B's JSON. Any number of people, tabs and servers may work on
 one folder. With --host the page is for whoever has the address that is printed, which has a token in it: there is no
@@ -66,6 +66,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--report", action="store_true", help="print what has been done, a row a model, and end")
     told = "write all masks as one file, and end; coco is the one form there is"
     parser.add_argument("--export", nargs=2, metavar=("FORM", "FILE"), help=told)
+    told = "with --export: about every N-th image, by its name and so for ever the same, into another file, FILE_val"
+    parser.add_argument("--hold-out", type=int, metavar="N", help=told)
     parser.add_argument("--only-done", action="store_true", help="with --export: images that were called done, alone")
     options, rest = parser.parse_known_args(argv)
     known = [word for action in parser._actions for word in action.option_strings]
@@ -84,8 +86,10 @@ def main(argv: list[str]) -> int:
             raise UsageError(f"{name} is {' or '.join(words)}, not {value!r}{did_you_mean(value, words)}")
     if rest and options.propose is None:
         raise UsageError(f"{rest[0].partition('=')[0]} is for --propose everything")
-    if options.only_done and not options.export:
-        raise UsageError("--only-done is for --export")
+    if (options.only_done or options.hold_out is not None) and not options.export:
+        raise UsageError(f"{'--only-done' if options.only_done else '--hold-out'} is for --export")
+    if options.hold_out is not None and options.hold_out < 2:
+        raise UsageError(f"--hold-out is at least 2, not {options.hold_out}")
 
     from samlit.annotator.store import Store
 
@@ -106,8 +110,20 @@ def _told(store: Store, options: Any) -> int:
     from samlit.annotator import coco, report
 
     if options.export:
-        count, masks = coco.write(store, Path(options.export[1]), options.only_done)
-        print(f"{count} images, {masks} masks, saved to {options.export[1]}")
+        file, share = Path(options.export[1]), options.hold_out
+
+        def held(item: Item) -> bool:
+            return share is not None and int(item.id, 16) % share == 0
+
+        if share is None or (any(map(held, store.items)) and not all(map(held, store.items))):
+            parts = [(file, lambda item: not held(item)), (file.with_stem(f"{file.stem}_val"), held)]
+        else:
+            raise UsageError(
+                f"--hold-out {share} divides {len(store.items)} images into all and none: take another one"
+            )
+        for path, keep in parts[: 1 if share is None else 2]:
+            count, masks = coco.write(store, path, options.only_done, keep)
+            print(f"{count} images, {masks} masks, saved to {path}")
     if options.report:
         report.show(store)
     return 0

@@ -39,7 +39,7 @@ def folder(net: Sam, image_size: int, cache: Path) -> Path:
         made.parent.mkdir(parents=True, exist_ok=True)
         beside = made.with_name(f".{made.name}.{secrets.token_hex(4)}.tmp")
         try:
-            onnx_export.write(net, image_size, beside, onnx_export.Options(("prepare", "prompt")))
+            onnx_export.write(net, image_size, beside, onnx_export.Options(("browser",)))
             try:
                 beside.rename(made)
             except OSError:  # another process was faster
