@@ -548,6 +548,21 @@ def test_two_tabs_overwrite_nothing(context, folder, predictor):
     assert inside == [[True, True, False, False], [False, False, False, True], [True, False, True, False]]
 
 
+def test_a_mask_that_two_tabs_show_unfinished_is_kept_once(context, folder, predictor):
+    with served(folder, predictor) as url:
+        one = Tab(context, url)
+        one.keys("d")
+        one.page.mouse.click(*one.place(45, 30))
+        expect(one.page.locator("#making-state")).to_contain_text("px")
+        two = Tab(context, url)
+        expect(two.page.locator("#making-state")).to_contain_text("px")
+        one.accept(1)
+        expect(two.page.locator("#making-state")).to_have_text("Nothing yet")
+        two.shows(1)
+        context.close()
+    assert len(rows(folder)) == 1
+
+
 def test_a_killed_server_loses_nothing(context, folder, predictor, checkpoint):
     command = ["annotate", "--images", "images", "--out", "out", "--weights", str(checkpoint), "--port", "0"]
     command += ["--decoder", "server"]

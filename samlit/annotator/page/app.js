@@ -308,6 +308,7 @@ addEventListener("pointermove", () => clock.touch());
 addEventListener("pointerdown", () => delete document.body.dataset.keyboard, { capture: true });
 addEventListener("focus", refresh);
 document.addEventListener("visibilitychange", refresh);
+addEventListener("storage", (event) => session && drafts.ended(event, session.image.id) && session.finished());
 addEventListener("online", () => outbox.send());
 addEventListener("beforeunload", (event) => outbox.fragile && event.preventDefault());
 
