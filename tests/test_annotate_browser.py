@@ -39,6 +39,7 @@ SHARED = Path(os.environ.get("SAMLIT_SHARED") or Path(__file__).resolve().parent
 MOBILE_SAM = SHARED.parent / "weights" / "mobile_sam.pt"
 ROWS, COLUMNS = 60, 90
 expect = playwright.expect
+expect.set_options(timeout=60_000)  # milliseconds: on a busy machine an encoder takes its time
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def browser():
 @pytest.fixture
 def context(browser):
     context = browser.new_context(viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(60_000)
     wrong = []
     context.on("weberror", lambda error: wrong.append(str(error.error)))
     yield context
@@ -172,7 +173,7 @@ def rows(folder, number=0):
     return json.loads((folder / "out" / f"sa_{number}.json").read_text())["annotations"]
 
 
-def until(holds, seconds=10.0):
+def until(holds, seconds=60.0):
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end
