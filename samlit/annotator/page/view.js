@@ -229,11 +229,13 @@ export class View extends EventTarget {
   }
 
   #making() {
-    const { mask, size } = this.session, painted = this.gesture?.mask, live = painted ?? mask;
+    const { mask, size } = this.session, painted = this.gesture?.mask;
     const slow = painted && this.#cost > SMOOTH; // then the stroke is a line over the mask until it is ended
-    if (live && !slow && (this.#draft.mask !== live || painted)) {
+    const shown = slow ? mask : painted ?? mask;
+    if (!shown) this.#draft = { mask: null, shape: null };
+    else if (this.#draft.mask !== shown) {
       const begun = performance.now();
-      this.#draft = { mask: live, shape: outlined(live.data, size, live.box) };
+      this.#draft = { mask: shown, shape: outlined(shown.data, size, shown.box) };
       this.#cost = performance.now() - begun;
     }
     if (this.#draft.shape) {
