@@ -39,6 +39,7 @@ SHARED = Path(os.environ.get("SAMLIT_SHARED") or Path(__file__).resolve().parent
 MOBILE_SAM = SHARED.parent / "weights" / "mobile_sam.pt"
 ROWS, COLUMNS = 60, 90
 expect = playwright.expect
+expect.set_options(timeout=60_000)  # milliseconds: on a busy machine an encoder takes its time
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def browser():
 @pytest.fixture
 def context(browser):
     context = browser.new_context(viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(60_000)
     wrong = []
     context.on("weberror", lambda error: wrong.append(str(error.error)))
     yield context
@@ -172,7 +173,7 @@ def rows(folder, number=0):
     return json.loads((folder / "out" / f"sa_{number}.json").read_text())["annotations"]
 
 
-def until(holds, seconds=10.0):
+def until(holds, seconds=60.0):
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end
@@ -546,6 +547,21 @@ def test_two_tabs_overwrite_nothing(context, folder, predictor):
         context.close()
     inside = [[bool(drawn(row)[30, x]) for x in (10, 20, 30, 80)] for row in rows(folder)]
     assert inside == [[True, True, False, False], [False, False, False, True], [True, False, True, False]]
+
+
+def test_a_mask_that_two_tabs_show_unfinished_is_kept_once(context, folder, predictor):
+    with served(folder, predictor) as url:
+        one = Tab(context, url)
+        one.keys("d")
+        one.page.mouse.click(*one.place(45, 30))
+        expect(one.page.locator("#making-state")).to_contain_text("px")
+        two = Tab(context, url)
+        expect(two.page.locator("#making-state")).to_contain_text("px")
+        one.accept(1)
+        expect(two.page.locator("#making-state")).to_have_text("Nothing yet")
+        two.shows(1)
+        context.close()
+    assert len(rows(folder)) == 1
 
 
 def test_a_killed_server_loses_nothing(context, folder, predictor, checkpoint):

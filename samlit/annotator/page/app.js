@@ -21,7 +21,7 @@ const decoding = await openDecoding(project);
 const word = project.id ?? "";
 const outbox = new Outbox(word), drafts = new Drafts(word), clock = new Clock();
 const tools = { outbox, decoding, clock, drafts, person: project.person };
-const view = new View(by("canvas")), pointer = new Pointer(by("canvas"), view);
+const view = new View(by("canvas"), by("picture")), pointer = new Pointer(by("canvas"), view);
 const preview = new Preview(view, decoding), panel = new Panel();
 const names = new Set(project.names);
 const fresh = new Map(); // an image's annotations when they were last sent, which may be after they were asked for
@@ -308,6 +308,7 @@ addEventListener("pointermove", () => clock.touch());
 addEventListener("pointerdown", () => delete document.body.dataset.keyboard, { capture: true });
 addEventListener("focus", refresh);
 document.addEventListener("visibilitychange", refresh);
+addEventListener("storage", (event) => session && drafts.ended(event, session.image.id) && session.finished());
 addEventListener("online", () => outbox.send());
 addEventListener("beforeunload", (event) => outbox.fragile && event.preventDefault());
 

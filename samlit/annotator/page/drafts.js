@@ -7,6 +7,11 @@ export class Drafts {
     this.#prefix = `samlit/${project}/draft/`;
   }
 
+  /** Whether a change of localStorage is that another tab accepted or discarded an image's. */
+  ended(event, image) {
+    return event.key === this.#prefix + image && event.newValue === null;
+  }
+
   of(image) {
     const text = localStorage.getItem(this.#prefix + image);
     return text && JSON.parse(text);

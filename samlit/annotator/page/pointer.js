@@ -184,7 +184,7 @@ export class Pointer extends EventTarget {
       Math.max(Math.min(x0, Math.floor(x - radius)), 0), Math.max(Math.min(y0, Math.floor(y - radius)), 0),
       Math.min(Math.max(x1, Math.ceil(x + radius)), columns), Math.min(Math.max(y1, Math.ceil(y + radius)), rows),
     ];
-    this.#view.gesture = { mask: { data: press.data, box: press.box } };
+    this.#view.gesture = { mask: { data: press.data, box: press.box }, stroke: press.stroke };
     this.#view.paint();
   }
 

@@ -10,6 +10,7 @@ export class Session extends EventTarget {
   #undone = [];
   #document;
   #tools;
+  #resumed = null; // what was unfinished when the image was opened
 
   /**
    * @param image {id, name} as the project has it.
@@ -88,6 +89,11 @@ export class Session extends EventTarget {
 
   discard() {
     return this.#act(() => this.state && this.#to(null));
+  }
+
+  /** What was unfinished was finished in another tab: here nothing is left of it, if it is as it was. */
+  finished() {
+    return this.#act(() => this.#resumed && this.state === this.#resumed && this.#set(null));
   }
 
   /** Ask the model for what a person wants by now, with one prompt more. */
@@ -334,6 +340,7 @@ export class Session extends EventTarget {
     const data = counts ? decode(counts, this.size) : new Uint8Array(this.size[0] * this.size[1]);
     this.state = { ...EMPTY, phrase, base: { data, target, proposal, prompts, score } };
     this.mask = measured(data, this.size);
+    this.#resumed = this.state;
     this.#tools.clock.begin(true);
   }
 }

@@ -1,20 +1,28 @@
-/* The canvas: where the image lies on it, and all that is drawn over it. */
+/* Where the image lies on the screen, and all that is drawn over it: on two canvases, for the image is drawn anew only
+   when it moves. */
 
 import { colour, outlined, shape } from "./shapes.js";
 
 const MOST = 64; // screen pixels for a pixel of the image
 
+const SMOOTH = 12; // milliseconds that an outline may take while a brush moves
+
 export class View extends EventTarget {
   #canvas;
   #context;
-  #picture = null;
+  #pictures = []; // the image, and each half as large as the one before, for views from afar
+  #below;
+  #stale = true; // whether the image has moved since it was drawn
   #frame = 0;
   #draft = { mask: null, shape: null };
+  #cost = 0; // milliseconds that the outline of the mask in the making took
 
-  constructor(canvas) {
+  /** @param canvas For what is drawn over the image; below it lies the one for the image, of the same size. */
+  constructor(canvas, below) {
     super();
     this.#canvas = canvas;
     this.#context = canvas.getContext("2d");
+    this.#below = below.getContext("2d");
     Object.assign(this, { scale: 1, x: 0, y: 0, session: null, hidden: false, gesture: null, preview: null, pointer: null });
     this.marked = null; // the mask or proposal that keys are about
     new ResizeObserver(() => this.#resize()).observe(canvas);
@@ -23,15 +31,28 @@ export class View extends EventTarget {
   /** Show a session's image, all of it. */
   open(session, picture) {
     Object.assign(this, { session, preview: null, gesture: null, marked: null });
-    this.#picture = picture;
+    this.#pictures = [picture];
+    this.#halve(session);
+    this.#draft = { mask: null, shape: null };
+    this.#cost = 0;
     this.fit();
+  }
+
+  /** Make the smaller pictures: to shrink millions of pixels anew for each frame would be slow. */
+  async #halve(session) {
+    for (let last = this.#pictures[0]; last.width > 1200 && last.height > 2;) {
+      const options = { resizeWidth: last.width >> 1, resizeHeight: last.height >> 1, resizeQuality: "high" };
+      last = await createImageBitmap(last, options);
+      if (this.session !== session) return;
+      this.#pictures.push(last);
+    }
+    this.#moved();
   }
 
   /** Show nothing. */
   close() {
     Object.assign(this, { session: null, preview: null, gesture: null, marked: null });
-    this.#context.resetTransform();
-    this.#context.clearRect(0, 0, this.#canvas.width, this.#canvas.height);
+    for (const context of [this.#context, this.#below]) context.reset();
   }
 
   get #ratio() {
@@ -116,8 +137,11 @@ export class View extends EventTarget {
   #resize() {
     const { clientWidth: width, clientHeight: height } = this.#canvas;
     const [before, high] = [this.#canvas.width / this.#ratio, this.#canvas.height / this.#ratio];
-    this.#canvas.width = Math.round(width * this.#ratio);
-    this.#canvas.height = Math.round(height * this.#ratio);
+    for (const canvas of [this.#canvas, this.#below.canvas]) {
+      canvas.width = Math.round(width * this.#ratio);
+      canvas.height = Math.round(height * this.#ratio);
+    }
+    this.#stale = true;
     if (!this.session) return;
     this.x += (width - before) / 2;
     this.y += (height - high) / 2;
@@ -125,18 +149,17 @@ export class View extends EventTarget {
   }
 
   #moved() {
+    this.#stale = true;
     this.dispatchEvent(new Event("move"));
     this.paint();
   }
 
   #paint() {
-    const c = this.#context, k = this.#ratio, { session } = this;
+    const c = this.#context, { session } = this;
     c.resetTransform();
     c.clearRect(0, 0, this.#canvas.width, this.#canvas.height);
-    c.setTransform(k * this.scale, 0, 0, k * this.scale, k * this.x, k * this.y);
-    c.imageSmoothingEnabled = this.scale * k < 6;
-    c.imageSmoothingQuality = "high";
-    c.drawImage(this.#picture, 0, 0, session.size[1], session.size[0]);
+    this.#place(c);
+    if (this.#stale) this.#image();
     if (!this.hidden) {
       for (const row of session.rows) if (row.id !== session.state?.base?.target?.id) this.#mask(row);
       for (const proposal of session.proposals) this.#proposal(proposal);
@@ -145,6 +168,24 @@ export class View extends EventTarget {
     }
     this.#prompts();
     this.#cursor();
+  }
+
+  /** Have a context draw in pixels of the image. */
+  #place(context) {
+    const k = this.#ratio;
+    context.setTransform(k * this.scale, 0, 0, k * this.scale, k * this.x, k * this.y);
+  }
+
+  #image() {
+    const c = this.#below, [rows, columns] = this.session.size;
+    c.reset();
+    this.#place(c);
+    const wide = columns * this.scale * this.#ratio;
+    const picture = this.#pictures.findLast((one) => one.width >= wide) ?? this.#pictures[0];
+    c.imageSmoothingEnabled = wide < 6 * columns; // from near by each pixel is a square
+    c.imageSmoothingQuality = picture.width > 2 * wide ? "high" : "low";
+    c.drawImage(picture, 0, 0, columns, rows);
+    this.#stale = false;
   }
 
   /** Lines are as wide on the screen however near the image is. */
@@ -188,12 +229,31 @@ export class View extends EventTarget {
   }
 
   #making() {
-    const { mask, size } = this.session, live = this.gesture?.mask ?? mask;
-    if (this.#draft.mask !== live || this.gesture?.mask) {
-      this.#draft = { mask: live, shape: outlined(live.data, size, live.box) };
+    const { mask, size } = this.session, painted = this.gesture?.mask;
+    const slow = painted && this.#cost > SMOOTH; // then the stroke is a line over the mask until it is ended
+    const shown = slow ? mask : painted ?? mask;
+    if (!shown) this.#draft = { mask: null, shape: null };
+    else if (this.#draft.mask !== shown) {
+      const begun = performance.now();
+      this.#draft = { mask: shown, shape: outlined(shown.data, size, shown.box) };
+      this.#cost = performance.now() - begun;
     }
-    this.#fill(this.#draft.shape.path, "#3d8bff", 0.45);
-    this.#outline(this.#draft.shape.path, "#fff", 2);
+    if (this.#draft.shape) {
+      this.#fill(this.#draft.shape.path, "#3d8bff", 0.45);
+      this.#outline(this.#draft.shape.path, "#fff", 2);
+    }
+    if (slow) this.#stroke(this.gesture.stroke);
+  }
+
+  #stroke({ path, radius, erase }) {
+    const line = new Path2D(), c = this.#context;
+    path.forEach(([x, y]) => line.lineTo(x, y));
+    if (path.length === 1) line.lineTo(path[0][0] + 1e-3, path[0][1]);
+    this.#line(1, erase ? "rgb(0 0 0 / 0.5)" : "rgb(61 139 255 / 0.6)");
+    c.lineWidth = 2 * radius;
+    c.lineCap = "round";
+    c.stroke(line);
+    c.lineCap = "butt";
   }
 
   #ghost({ path }) {
