@@ -53,7 +53,7 @@ START = """async ({threads, size, inside, embedding}) => {
   ort.env.wasm.numThreads = threads;
   const load = async (name) => ort.InferenceSession.create(
     new Uint8Array(await (await fetch(base + name)).arrayBuffer()),
-    { executionProviders: ["wasm"], graphOptimizationLevel: "all" });
+    { executionProviders: ["wasm"], graphOptimizationLevel: "all", logSeverityLevel: 3 });
   const f32 = (values, shape) => new ort.Tensor("float32", Float32Array.from(values), shape);
   const values = new Float32Array(await (await fetch(base + "embedding")).arrayBuffer());
   const image = new ort.Tensor("float32", values, embedding);

@@ -123,7 +123,7 @@ def test_a_training_looks_up_its_own_masks_and_never_runs_clip(place, out, monke
 
 
 def test_what_does_not_belong_together_is_one_line(place, out, tmp_path):
-    with pytest.raises(UsageError, match="was made with zoom 2.0, and this is 3"):
+    with pytest.raises(UsageError, match=r"was made with zoom 2\.0, and this is 3"):
         text(place, out, zoom=3.0).start()
     with pytest.raises(UsageError, match=r"is not what `samlit shards embed` makes"):
         text(place, tmp_path).start()

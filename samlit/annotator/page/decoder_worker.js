@@ -67,7 +67,7 @@ async function start(base, threads, where) {
   ort.env.wasm.wasmPaths = `${base}ort/`;
   ort.env.wasm.numThreads = self.crossOriginIsolated ? threads : 1;
   ort.env.logLevel = "error";
-  const options = { executionProviders: [where], graphOptimizationLevel: "all" };
+  const options = { executionProviders: [where], graphOptimizationLevel: "all", logSeverityLevel: 3 };
   sessions = {};
   for (const name of ["prepare", "prompt"]) {
     const bytes = new Uint8Array(await (await fetched(`${base}${name}.onnx`)).arrayBuffer());
