@@ -23,8 +23,8 @@ PIECE = 16
 AT_ONCE = 32
 """Masks of an image that are drawn and looked at together: of 1024 x 1024 pixels they are 32 MB."""
 
-EPILOG = """the CLIP, the cut-outs' zoom and how many show the mask alone are the recipe's; a training looks them up where the
-text prompt of its recipe has `cut_outs: DIR`
+EPILOG = """the CLIP, the cut-outs' zoom and how many show the mask alone are the recipe's; a training looks
+them up where the text prompt of its recipe has `cut_outs: DIR`
 
 One process or many, on machines that share the folder: each takes shards that nobody else has. The same command goes
 on where it was stopped, sixteen images back at most.
