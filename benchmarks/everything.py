@@ -2,12 +2,14 @@
 
 python benchmarks/everything.py time --weights mobile_sam.pt --image photo.jpg
 python benchmarks/everything.py time --weights mobile_sam.pt --image photo.jpg --size 1024x1024 --points 32 --rounds 3
+python benchmarks/everything.py parity --weights mobile_sam.pt --image *.jpg --points 16
 python benchmarks/everything.py memory --weights mobile_sam.pt --image photo.jpg
 
 The photograph is resized to each size. Both are given the same embedding of it and the same weights, MobileSAM's: the
 decoder of every size of SAM is the same. Both write COCO strings. `time` lets them take turns in one process and counts
 the masks of one that are not among the other's, at an IoU of .99; `memory` measures each in a process of its own: the
-most that is resident in it, above what is once the image is embedded.
+most that is resident in it, above what is once the image is embedded. `parity` leaves photographs as they are, and has
+each embed them itself, with 0 and 1 layers of windows.
 """
 
 from __future__ import annotations
@@ -136,19 +138,52 @@ def measure_alone(given: argparse.Namespace, console: Console) -> None:
     print(json.dumps({"bytes": most - before}))
 
 
+def measure_parity(given: argparse.Namespace, console: Console) -> None:
+    """Masks that only one of both finds, and how far apart predicted IoUs are."""
+    released, own = official.mobile(given.weights)
+    table = Table(title=f"{given.points} x {given.points} points", title_justify="left")
+    for column in ("photograph", "layers", "segment-anything", "samlit", "not in both", "apart in predicted IoU"):
+        table.add_column(column, justify="right")
+    for image in given.image:
+        pixels = np.asarray(Image.open(image).convert("RGB"))
+        sample = Sample(image, pixels, ())
+        batch = frames.pack([frames.frame(sample, SIDE)])
+        batch.samples = [sample]
+        for layers in given.layers:
+            keys = {"points_per_side": given.points, "crop_n_layers": layers}
+            theirs = SamAutomaticMaskGenerator(released, output_mode="coco_rle", **keys).generate(pixels)
+            task = Everything(Automatic(**keys))
+            mine = drive(task, Scene(batch, own.prompt_types), Answers(own, batch))["found"][0]
+            others = [Rle(tuple(one["segmentation"]["size"]), one["segmentation"]["counts"]) for one in theirs]
+            only = unmatched([one.rle for one in mine], others)
+            # Found in another order, and two masks of one point may be much alike: scores are compared as sorted lists.
+            scores = sorted(one.predicted_iou for one in mine), sorted(one["predicted_iou"] for one in theirs)
+            alike = len(mine) == len(theirs)
+            apart = f"{max((abs(a - b) for a, b in zip(*scores, strict=True)), default=0):.1e}" if alike else "-"
+            table.add_row(Path(image).name, str(layers), str(len(theirs)), str(len(mine)), str(only), apart)
+    console.print(table)
+
+
 def sizes(text: str) -> tuple[int, int]:
     rows, columns = text.split("x")
     return int(rows), int(columns)
 
 
+PARTS = {"time": measure_time, "memory": measure_memory, "alone": measure_alone, "parity": measure_parity}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
-    for name, run in {"time": measure_time, "memory": measure_memory, "alone": measure_alone}.items():
+    for name, run in PARTS.items():
         part = parts.add_parser(name, help=run.__doc__)
         part.set_defaults(run=run)
         part.add_argument("--weights", required=True, help="mobile_sam.pt")
-        part.add_argument("--image", required=True, help="a photograph")
+        if name == "parity":
+            part.add_argument("--image", required=True, nargs="+", help="photographs")
+            part.add_argument("--layers", nargs="+", type=int, default=[0, 1], help="of windows")
+        else:
+            part.add_argument("--image", required=True, help="a photograph")
         part.add_argument("--size", nargs="+", type=sizes, default=[(1500, 2250), (1024, 1024)], help="ROWSxCOLUMNS")
         part.add_argument("--points", type=int, default=16, help="along a side of the grid")
         part.add_argument("--rounds", type=int, default=3, help="how often each is timed")
