@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from samlit import atomic, plugins, recipe
 from samlit.errors import ArgumentParser, UsageError
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["main", "text_prompt", "train"]
 
 EPILOG = """for recipes whose text prompt has a CLIP of its own: the configuration, the file to write and the scenes are
-the recipe's
+the recipe's; a training that was stopped goes on where it was
 
 examples:
   samlit clip --recipe text_tiny
@@ -60,15 +63,19 @@ def main(argv: list[str]) -> int:
     from samlit.bars import bar
     from samlit.clip import build
 
-    torch.manual_seed(int(tree.get("seed_everything") or 0))
+    seed, side = int(tree.get("seed_everything") or 0), int(data.get("image_size", 1024))
+    torch.manual_seed(seed)
     net, tokens = build(model)
+    told = {"clip": model, "source": data["source"], "side": side, "seed": seed}
+    kept = Kept(out.with_name(f"{out.name}.part"), json.dumps(told, sort_keys=True, default=str))
     with bar() as report:
         for each in (source, held_out):
             each.prepare(report)
-        train(net, tokens, source, int(data.get("image_size", 1024)), options.steps, options.batch, report)
-    found = retrieval(net, tokens, held_out, int(data.get("image_size", 1024)))
+        train(net, tokens, source, side, options.steps, options.batch, report, kept)
+    found = retrieval(net, tokens, held_out, side)
     with atomic.writing(out) as stream:
         torch.save(net.state_dict(), stream)
+    kept.file.unlink(missing_ok=True)
     print(
         f"held-out cut-outs: the right phrase of all of their scene's in {found[0]:.1%} of {found[1]}; "
         f"cosine {found[2]:.2f} with it"
@@ -77,7 +84,23 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def train(net: Any, tokens: Tokens, source: Source, side: int, steps: int, batch: int, report: Any) -> None:
+class Kept(NamedTuple):
+    """Where an unfinished training is kept, and what tells it from another one."""
+
+    file: Path
+    told: str
+
+
+def train(
+    net: Any,
+    tokens: Tokens,
+    source: Source,
+    side: int,
+    steps: int,
+    batch: int,
+    report: Any,
+    kept: Kept | None = None,
+) -> None:
     """Let cut-outs and phrases that belong together come to lie together.
 
     A phrase that several cut-outs of a step have is one phrase, and all of them are right. The temperature stays high
@@ -92,6 +115,7 @@ def train(net: Any, tokens: Tokens, source: Source, side: int, steps: int, batch
         steps: To take.
         batch: Images a step.
         report: Told (done, total, what).
+        kept: Where to keep it every `OFTEN` steps and to go on from; the same weights come of it.
 
     Raises:
         UsageError: The source has no phrases.
@@ -108,9 +132,12 @@ def train(net: Any, tokens: Tokens, source: Source, side: int, steps: int, batch
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    parts = {"model": net, "optimizer": optimizer, "schedule": schedule}
+    told = f"{kept.told if kept else ''} {steps} {batch}"
+    begun = _go_on(kept.file, told, parts) if kept else 0
     net.train()
-    lots = _lots(source, batch)
-    for step in range(steps):
+    lots = islice(_lots(source, batch), begun, None)
+    for step in range(begun, steps):
         images, phrases, which = _pairs(net, tokens, source, side, next(lots), torch.Generator().manual_seed(step))
         logits = SCALE * images @ phrases.T
         belongs = torch.zeros_like(logits).scatter_(1, which[:, None], 1.0)
@@ -122,9 +149,29 @@ def train(net: Any, tokens: Tokens, source: Source, side: int, steps: int, batch
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         schedule.step()
+        if kept and (step + 1) % OFTEN == 0:
+            state = {"told": told, "steps": step + 1} | {name: part.state_dict() for name, part in parts.items()}
+            with atomic.writing(kept.file, alone=True) as stream:
+                torch.save(state, stream)
         report(step + 1, steps, "training CLIP")
     net.eval()
 
+
+def _go_on(file: Path, told: str, parts: Mapping[str, Any]) -> int:
+    """Take over what an earlier run has kept, if it was of the same training: the steps that it took."""
+    import torch
+
+    state: dict[str, Any] = {}
+    with suppress(Exception):  # there is none, or it is no such file: then it begins at its beginning
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    if state.get("told") != told:
+        return 0
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return int(state["steps"])
+
+
+OFTEN = 50
 
 SCALE = 12.0
 ALIGN = 3.0

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from samlit import cli, clip
+from samlit import cli, clip, clip_training
 from samlit.clip import Clip, build, encode_images
 from samlit.crops import cut
 from samlit.errors import UsageError
 from samlit.phrases import Phrases
 from samlit.structures import Batch
+from samlit_sources.shapes import Shapes
 
 SMALL = {
     "embed_dim": 8,
@@ -218,3 +219,34 @@ trainer: {{max_steps: 1}}
     assert cli.main(["clip", "--recipe", "tiny"]) == 2
     assert "has no text prompt with a CLIP of its own" in capsys.readouterr().err
     assert cli.main(["clip", "--recipe", "text_tiny", "--steps", "0"]) == 2
+
+
+def test_a_training_that_was_stopped_goes_on_to_the_same_clip(tmp_path, monkeypatch):
+    monkeypatch.setattr(clip_training, "OFTEN", 2)
+    source = Shapes("train", count=12, size=64, style="worded", root=str(tmp_path / "scenes"))
+    source.prepare(lambda *_: None)
+    made = []
+
+    def run(kept, told="", stop=99):
+        def report(done, total, what):
+            made.append(done)
+            if done == stop:
+                raise KeyboardInterrupt
+
+        torch.manual_seed(0)
+        net, tokens = build({**SMALL, "text_cfg": {**SMALL["text_cfg"], "context_length": 16}})
+        clip_training.train(net, tokens, source, 64, 6, 3, report, kept and clip_training.Kept(kept, told))
+        return net.state_dict()
+
+    whole, kept = run(None), tmp_path / "clip.pt.part"
+    with pytest.raises(KeyboardInterrupt):
+        run(kept, stop=5)
+    made.clear()
+    gone_on = run(kept)
+    assert made == [5, 6], "what was kept are four steps"
+    assert all(torch.equal(whole[name], gone_on[name]) for name in whole)
+    made.clear()
+    run(kept, "another training")
+    assert made == [1, 2, 3, 4, 5, 6]
+    kept.write_bytes(b"not a file of torch's")
+    run(kept)
