@@ -71,6 +71,11 @@ ALL = {
         ("train.py gpu --model vit_b vit_l vit_h --images 1 2 4",),
         gpu=True,
     ),
+    "cut_outs": Benchmark(
+        "Cut-outs for text",
+        "What a step's text prompts take, with CLIP in the step and with what `samlit shards embed` made before.",
+        ("cut_outs.py --images 4 --threads {threads}",),
+    ),
     "everything": Benchmark(
         "Everything-mode",
         "All after the encoder, beside SamAutomaticMaskGenerator with equal weights, which finds the same masks.",

@@ -163,6 +163,8 @@ def clicked(released, truth):
     masks, iou, _ = released.predict(box=np.array([x0, y0, x1 - 1, y1 - 1]))
     each = [(mask & truth).sum() / (mask | truth).sum() for mask in masks]
     found = {"box": each[iou.argmax()], "box_best": max(each)}
+    only = released.predict(box=np.array([x0, y0, x1 - 1, y1 - 1]), multimask_output=False)[0][0]
+    found["one"] = (only & truth).sum() / (only | truth).sum()
     predicted, points, logits = np.zeros_like(truth), [], None
     for count, name in enumerate(("1_click", "2_clicks", "3_clicks")):
         xy, label, wrong = clicks.centre(torch.from_numpy(truth)[None], torch.from_numpy(predicted)[None])
@@ -189,6 +191,7 @@ def test_points_and_boxes_are_judged_as_with_the_released_predictor(mobile):
         judged = evaluate(own.net, 1024, task, source, limit=1)
         assert judged.masks == len(rows) > 5
         found |= judged.numbers
+    found["one"] = evaluate(own.net, 1024, BoxTask(multimask=False), source, limit=1).numbers["box"]
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-3)
 
 

@@ -19,9 +19,16 @@ class Boxes(Task):
     """The true mask's tight box: the most confident of the masks that answer it, and the best.
 
     Boxes and IoU are those of the images' own size in `samlit evaluate`, and of the frame while training.
+
+    Args:
+        multimask: Whether a box is answered with three masks or with one; by the model's own rule if not given,
+            three where a box is one prompt, as the paper has it. The released predictor's examples ask for one.
     """
 
     prompts = ("boxes",)
+
+    def __init__(self, multimask: bool | None = None) -> None:
+        self.multimask = multimask
 
     def rounds(self, scene: Scene) -> Generator[PromptSet, Prediction, Result]:
         """Yield the boxes of all K masks; the result is IoU (K,) as "box" and "box_best"."""
@@ -30,7 +37,7 @@ class Boxes(Task):
         if scene.batch.samples:
             return (yield from self._own(scene))
         given = {"boxes": scene.prompts["boxes"].simulate(scene.masks, None, scene)}
-        answer = yield PromptSet(scene.image_index, given)
+        answer = yield PromptSet(scene.image_index, given, multimask=self.multimask)
         iou = mask_iou(answer.full(answer.logits) > 0, scene.masks[:, None]) * answer.allowed
         return {"box": iou.gather(1, answer.best()[:, None])[:, 0], "box_best": iou.amax(1)}
 
@@ -42,7 +49,8 @@ class Boxes(Task):
             corners = [truths.boxes[k] for k in some]
             given = {"boxes": truths.given("boxes", some, [[(x0, y0, x1 - 1, y1 - 1)] for x0, y0, x1, y1 in corners])}
             index = truths.index(some)
-            answer = yield PromptSet(index, given, target=torch.tensor(some, device=device))
+            target = torch.tensor(some, device=device)
+            answer = yield PromptSet(index, given, multimask=self.multimask, target=target)
             best = answer.best().tolist()
             for i, k in enumerate(some):
                 which = answer.allowed[i].nonzero()[:, 0].tolist()

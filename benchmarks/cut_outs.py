@@ -1,0 +1,114 @@
+"""The text prompts of a training step: CLIP looks at cut-outs in it, or `samlit shards embed` has let it look before.
+
+python benchmarks/cut_outs.py
+python benchmarks/cut_outs.py --clip ViT-L-14-336-quickgelu --device cuda
+
+CLIP's weights are new, for time does not depend on them. Both ways take turns; medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import yaml
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.model import machine
+from samlit import cli
+from samlit.clip import build
+from samlit.frames import frame, pack
+from samlit.images import Encoded
+from samlit.shards.records import Annotation, Record
+from samlit.shards.writing import write
+from samlit.structures import Scene
+from samlit_prompts.text import Text
+from samlit_sources.sa1b import Sa1b
+from samlit_sources.shapes import Shapes
+
+
+def shards_of_scenes(folder: Path, count: int, side: int) -> None:
+    """A shard of scenes with their masks."""
+    scenes = Shapes("train", count=count, size=side)
+    scenes.prepare(lambda *_: None)
+    records = []
+    for number in range(count):
+        sample = scenes[number]
+        pixels = sample.image.pixels() if isinstance(sample.image, Encoded) else sample.image
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "jpeg", quality=90)
+        masks = tuple(Annotation(mask) for mask in sample.masks)
+        records.append(Record(number, pixels.shape[:2], stream.getvalue(), masks))
+    write(folder / "sa_000000.tar", records)
+
+
+def main() -> None:
+    """Print milliseconds, bytes and the ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clip", default="ViT-B-32", help="a model of open_clip's (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=8, help="of a step, with all of their masks")
+    parser.add_argument("--size", type=int, default=512, help="of the frame, pixels")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each way is timed, in turns")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(machine(), highlight=False)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "shards").mkdir()
+        shards_of_scenes(folder / "shards", given.images, given.size)
+        torch.manual_seed(0)
+        torch.save(build(given.clip)[0].state_dict(), folder / "clip.pt")
+        told = {"clip": given.clip, "weights": str(folder / "clip.pt")}
+        prompt = {"class_path": "text", "init_args": told}
+        recipe = {"model": {"prompts": ["points", prompt]}, "data": {"image_size": given.size}}
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        words = ["embed", folder / "shards", "--recipe", folder / "recipe.yaml", "--out", folder / "out"]
+        if code := cli.main(["shards", *map(str, [*words, "--device", given.device])]):
+            sys.exit(code)
+        source = Sa1b(str(folder / "shards"))
+        source.prepare(lambda *_: None)
+        batch = pack([frame(source[n], given.size) for n in range(len(source))]).to(given.device)
+        ways = {"CLIP in the step": Text(**told), "made before": Text(**told, cut_outs=str(folder / "out"))}
+        took: dict[str, list[float]] = {way: [] for way in ways}
+        for turn in range(given.rounds + 1):  # the first one warms up
+            for way, text in ways.items():
+                text.to(given.device).train()
+                scene = Scene(batch, {"text": text}, turn, training=True)
+                begin = _now(given.device)
+                text.simulate(batch.masks, None, scene)
+                if turn:
+                    took[way].append(_now(given.device) - begin)
+        kept = sum(file.stat().st_size for file in (folder / "out").glob("*.npy")) / len(batch.masks)
+    title = f"text prompts of {given.images} images with {len(batch.masks)} masks, {given.clip}, {given.device}"
+    table = Table(title=title, title_justify="left")
+    for column in ("way", "ms a step", "x", "kB a mask"):
+        table.add_column(column, justify="left" if column == "way" else "right")
+    first = took["CLIP in the step"]
+    for way, times in took.items():
+        ratio = statistics.median(a / b for a, b in zip(first, times, strict=True))
+        size = f"{kept / 1000:.1f}" if way == "made before" else ""
+        table.add_row(way, f"{statistics.median(times) * 1000:.1f}", f"{ratio:.0f}", size)
+    console.print(table)
+
+
+def _now(device: str) -> float:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+if __name__ == "__main__":
+    main()
