@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from segment_anything import SamAutomaticMaskGenerator
 
@@ -144,7 +145,8 @@ def measure_parity(given: argparse.Namespace, console: Console) -> None:
     table = Table(title=f"{given.points} x {given.points} points", title_justify="left")
     for column in ("photograph", "layers", "segment-anything", "samlit", "not in both", "apart in predicted IoU"):
         table.add_column(column, justify="right")
-    for image in given.image:
+    alone = total = 0
+    for image in track(given.image, "photographs", console=Console(stderr=True)):
         pixels = np.asarray(Image.open(image).convert("RGB"))
         sample = Sample(image, pixels, ())
         batch = frames.pack([frames.frame(sample, SIDE)])
@@ -161,7 +163,9 @@ def measure_parity(given: argparse.Namespace, console: Console) -> None:
             alike = len(mine) == len(theirs)
             apart = f"{max((abs(a - b) for a, b in zip(*scores, strict=True)), default=0):.1e}" if alike else "-"
             table.add_row(Path(image).name, str(layers), str(len(theirs)), str(len(mine)), str(only), apart)
+            alone, total = alone + only, total + len(theirs)
     console.print(table)
+    console.print(f"{total} masks of the released generator's, {alone} not in both", highlight=False)
 
 
 def sizes(text: str) -> tuple[int, int]:

@@ -39,6 +39,13 @@ class Segments:
     crowd: frozenset[int] = frozenset()
 
 
+def _in_words(name: str) -> str:
+    """`wall-other-merged` is a wall, `door-stuff` a door."""
+    for mark in ("-merged", "-stuff", "-other"):
+        name = name.removesuffix(mark)
+    return name.replace("-", " ").replace("_", " ")
+
+
 class Panoptic:
     """A COCO panoptic JSON, and its folder of PNG files.
 
@@ -74,6 +81,11 @@ class Panoptic:
     def things(self) -> set[Any]:
         """The classes of things that can be counted."""
         return {number for number, one in self.categories.items() if one.get("isthing", 1)}
+
+    @property
+    def names(self) -> dict[Any, str]:
+        """The classes in words: as they are called, without the marks that COCO puts into names of stuff."""
+        return {number: _in_words(str(one.get("name", number))) for number, one in self.categories.items()}
 
     @cached_property
     def _of(self) -> dict[str, dict[str, Any]]:

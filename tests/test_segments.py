@@ -1,6 +1,7 @@
 """Panoptic quality and mIoU against plain computations, and the tasks that name masks of everything."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torchmetrics.detection import PanopticQuality
 from samlit import rle, segments
 from samlit.loop import drive
 from samlit.segments import Segments
+from samlit.structures import Ragged
 from samlit_tasks._automatic import Automatic
 from samlit_tasks._labelled import _true, joined
 from samlit_tasks.panoptic import Panoptic
@@ -193,6 +195,50 @@ def test_the_tasks_name_masks_by_the_truth_or_by_whom_they_are_told(tmp_path, mo
     task = Panoptic(file, options=UNFILTERED)
     shown = task.show(view, drive(task, view, everywhere(view)))
     assert [one.size for one in shown] == [(90, 50), (61, 64)]
+
+
+class Words:
+    """A prompt type that sees in a mask which of a scene's true masks it overlaps most, and so its class."""
+
+    name = "text"
+
+    def __init__(self, view):
+        self.truth = view.batch.masks.flatten(1).float()
+        image = view.image_index.tolist()
+        self.kinds = torch.tensor([(k - image.index(of) + 1) % 2 for k, of in enumerate(image)])
+        self.asked = []
+
+    def told(self, phrases, device):
+        self.asked.append(phrases)
+        return Ragged.of(torch.tensor([{"cat": [1.0, 0.0], "sky": [0.0, 1.0]}[one] for one in phrases])[:, None])
+
+    def likeness(self, masks, scene, image_index):
+        assert len(masks) <= 64
+        assert masks.shape[1:] == scene.batch.image.shape[2:], "masks are the frame's, as CLIP's cut-outs are"
+        assert scene.batch.image.float().std() > 0
+        nearest = (masks.flatten(1).float() @ self.truth.T).argmax(1)
+        return torch.nn.functional.one_hot(self.kinds[nearest], 2).float()
+
+
+def test_the_tasks_name_masks_by_the_models_own_words(tmp_path):
+    made = samples(sizes=((50, 90),), count=2)
+    file = written(tmp_path, made)
+    view = scene(made)
+    words = Words(view)
+    view = replace(view, prompts={**view.prompts, "text": words})
+    for kind in (Panoptic, Semantic):
+        told = {}
+        for labels in (None, "text"):
+            task = kind(file, labels=labels, options=UNFILTERED)
+            assert ("text" in task.prompts) == (labels == "text")
+            metric = task.metric()
+            metric.update(drive(task, view, everywhere(view)))
+            told[labels] = {name: float(value) for name, value in metric.compute().items()}
+        assert words.asked.pop() == ["cat", "sky"]
+        name = "pq" if kind is Panoptic else "miou"
+        assert told["text"][name] > 0.8 * told[None][name] > 0.2
+    called = ["wall-other-merged", "door-stuff", "fire_hydrant", "paper-merged"]
+    assert [segments._in_words(name) for name in called] == ["wall", "door", "fire hydrant", "paper"]
 
 
 def test_a_part_of_a_thing_is_not_named_and_a_part_of_stuff_is():

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import pydoc
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
-from samlit import rle
+from samlit import frames, rle
 from samlit.errors import one_line
 from samlit.rle import Rle
+from samlit.searching import words_of
 from samlit.segments import Panoptic, Segments
-from samlit.structures import Sample
+from samlit.structures import Sample, Scene
 
 __all__ = ["Labels", "joined", "labeller"]
 
-Labels = Callable[[Sample, Sequence[Rle]], Sequence[Any]]
-"""An image and masks of it to the class of each mask, an id of the annotations' categories; None for none."""
+Labels = Callable[[Scene, int, Sequence[Rle]], Sequence[Any]]
+"""A scene, the number of one of its images, and masks of it at its own size, to the class of each mask: an id of the
+annotations' categories, or None for none."""
+AT_ONCE = 64
 
 
 def labeller(labels: str | None, annotations: Panoptic, things: Set[Any] = frozenset()) -> Labels:
-    """What says the classes: a class path of a function or a class without arguments, or the truth.
+    """What says the classes: the model's text prompt, a function of somebody's, or the truth.
 
     Args:
-        labels: The class path; the truth if None.
+        labels: "text", or the class path of a function or of a class without arguments; the truth if None.
         annotations: The truth.
         things: Classes of which the truth names whole things only, not their parts.
 
@@ -32,15 +37,36 @@ def labeller(labels: str | None, annotations: Panoptic, things: Set[Any] = froze
         ValueError: There is no such thing.
     """
     if labels is None:
-        return lambda sample, masks: _true(annotations.segments(sample.key, sample.size), masks, things)
+        return lambda scene, image, masks: _true(_segments_of(annotations, scene, image), masks, things)
+    if labels == "text":
+        return lambda scene, image, masks: _nearest(annotations.names, scene, image, masks)
     try:
         found = pydoc.locate(labels)
     except pydoc.ErrorDuringImport as error:
         raise ValueError(f"labels: {labels} cannot be imported ({one_line(error)})") from error
     if not callable(found):
         raise ValueError(f"labels: there is no function or class {labels}")
-    made: Labels = found() if isinstance(found, type) else found
-    return made
+    made: Callable[[Sample, Sequence[Rle]], Sequence[Any]] = found() if isinstance(found, type) else found
+    return lambda scene, image, masks: made(scene.batch.samples[image], masks)
+
+
+def _nearest(names: Mapping[Any, str], scene: Scene, image: int, masks: Sequence[Rle]) -> list[Any]:
+    """The class whose name means most nearly what CLIP sees in each mask, by the model's text prompt."""
+    words, device, sample = words_of(scene), scene.image_index.device, scene.batch.samples[image]
+    meant = words.told(list(names.values()), device).values[:, 0]
+    kinds, classes = list(names), list[Any]()
+    for at in range(0, len(masks), AT_ONCE):
+        some = replace(sample, masks=tuple(masks[at : at + AT_ONCE]), phrases=(), numbers=())
+        batch = frames.pack([frames.frame(some, max(scene.batch.image.shape[-2:]))]).to(device)
+        with torch.no_grad():
+            seen = words.likeness(batch.masks, replace(scene, batch=batch), batch.image_index)
+        classes += [kinds[k] for k in (seen @ meant.T).argmax(1).tolist()]
+    return classes
+
+
+def _segments_of(annotations: Panoptic, scene: Scene, image: int) -> Segments:
+    sample = scene.batch.samples[image]
+    return annotations.segments(sample.key, sample.size)
 
 
 def _true(truth: Segments, masks: Sequence[Rle], things: Set[Any]) -> list[Any]:

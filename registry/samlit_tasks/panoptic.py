@@ -31,27 +31,30 @@ class Panoptic(Task):
     Args:
         annotations: The panoptic JSON of the images that are judged.
         segments: Folder of its PNG files; the one of the JSON's name beside it if not given.
-        labels: Class path of what names masks, called with an image's `Sample` and its masks (strings): the id of a
-            category, or None, for each.
+        labels: Who names masks. "text" for the model's text prompt: the class whose name CLIP finds nearest to what a
+            mask shows. Or the class path of a function, called with an image's `Sample` and its masks (strings): the id
+            of a category, or None, for each.
         options: How masks are found.
     """
 
-    prompts = ("points",)
+    prompts: tuple[str, ...] = ("points",)
     originals = True
 
     def __init__(
         self, annotations: str, segments: str | None = None, labels: str | None = None, options: Automatic = UNFILTERED
     ) -> None:
         self.annotations = _segments.Panoptic(annotations, segments)
+        if labels == "text":
+            self.prompts = ("points", "text")
         self.labels, self.options = labeller(labels, self.annotations, self.annotations.things), options
 
     def rounds(self, scene: Scene) -> Generator[PromptSet, Prediction, Result]:
         """Yield the grid's points; the result is "panoptic", counts by class of each image, and the "segments"."""
         found = yield from everything(scene, self.options)
         made, rows = [], []
-        for sample, masks in zip(scene.batch.samples, found, strict=True):
+        for k, (sample, masks) in enumerate(zip(scene.batch.samples, found, strict=True)):
             strings = [one.rle for one in masks]
-            named = self.labels(sample, strings)
+            named = self.labels(scene, k, strings)
             mine = joined(strings, named, sample.size, self.annotations.things)
             told = _segments.compare(self.annotations.segments(sample.key, sample.size), mine)
             made.append(mine)
