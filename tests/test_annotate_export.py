@@ -108,6 +108,30 @@ def test_the_report_is_a_row_a_model(folder, capsys):
     assert row.split()[1:6] == ["2", "3", "771", "4.0", "2.3"]
 
 
+def test_the_report_has_a_row_for_each_model_and_says_what_it_could_not_read(tmp_path, capsys):
+    for name in "abcd":
+        Image.fromarray(np.full((*SIZE, 3), 90, np.uint8)).save(tmp_path / f"{name}.jpg")
+    store = Store(tmp_path, tmp_path / "annotations")
+    for number, model in enumerate(("old", "new", "new")):
+        given = {"prompts": {"points": [[5, 4, 1]] * (3 - number)}, "seconds": 4.0, "person": "ada"}
+        mask = {"size": list(SIZE), "counts": rle.encode(square(5)).counts, "predicted_iou": 0.8, "provenance": given}
+        told = changes.parse({"op": "add", "id": 7} | mask, SIZE)
+        store.apply(store.items[number], told, SIZE, {"name": model, "weights": "0123"})
+    (tmp_path / "annotations" / "c.json").write_text("{")
+    (tmp_path / "annotations" / "d.json").write_text("[]")
+    before = (tmp_path / "annotations" / "c.json").read_bytes()
+    assert annotate("--images", tmp_path, "--report") == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in told if line.startswith(("old", "new"))] == [
+        ["old", "1", "1"],
+        ["new", "1", "1"],
+    ]
+    (line,) = [line for line in told if line.startswith("not counted")]
+    assert "c.json" in line
+    assert line.endswith("and 1 more files cannot be read")
+    assert (tmp_path / "annotations" / "c.json").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from samlit import cli, rle
+from samlit.annotator import changes
+from samlit.annotator.store import Store as Annotations
 from samlit.rle import Rle
 from samlit.shards import auditing
 from samlit.shards.records import Annotation, Record
@@ -115,6 +117,44 @@ def test_corrected_masks_are_compared(shards, tmp_path, capsys):
     assert sum(told["histogram"]) == 4
     assert "IoU above 0.90: 25.0% (SA-1B, as published: 94%)" in said
     assert (out / "report.png").exists()
+
+
+def test_masks_are_corrected_by_the_annotator(shards, tmp_path):
+    """As in docs/data-engine.md: `samlit annotate --images AUDIT/masks --out AUDIT/masks`, edit, delete, draw anew."""
+    out = tmp_path / "audit"
+    assert audit(shards, "--out", out, "--sample", "4") == 0
+    rows = json.loads((out / "audit.json").read_text())["masks"]
+    store = Annotations(out / "masks", out / "masks")
+    assert {item.name.removesuffix(".jpg") for item in store.items} == {row["name"] for row in rows}
+
+    def apply(row, op, mask=None, **more):
+        item = next(one for one in store.items if one.name == f"{row['name']}.jpg")
+        size = tuple(row["size"])
+        if mask is not None:
+            how = {"prompts": {"points": [[1, 1, 1]]}, "seconds": 2.0, "person": "ada"}
+            more |= {"size": list(size), "counts": rle.encode(mask).counts, "predicted_iou": 0.9, "provenance": how}
+        if op != "add":
+            (old,) = [one for one in store.read(item)["annotations"] if not one.get("deleted")]
+            more |= {"id": old["id"], "revision": old.get("revision", 0)}
+        return store.apply(item, changes.parse({"op": op, "id": 99} | more, size), size, {"name": "m", "weights": "0"})
+
+    def less(row):
+        mask = rle.decode(Rle(tuple(row["size"]), row["counts"]))
+        y, _ = np.nonzero(mask)
+        mask[y.min() : y.min() + 2] = False
+        return mask
+
+    edited, deleted, drawn_anew, _ = rows
+    apply(edited, "replace", less(edited))
+    apply(deleted, "delete")
+    apply(drawn_anew, "delete")
+    apply(drawn_anew, "add", less(drawn_anew))
+    assert audit("--out", out, "--corrected", out / "masks") == 0
+    told = json.loads((out / "report.json").read_text())
+    side = [10 + row["mask"] for row in rows]
+    expected = [(side[0] - 2) / side[0], 0, (side[2] - 2) / side[2], 1]
+    assert [told["iou"][row["name"]] for row in rows] == pytest.approx(expected)
+    assert (told["judged"], told["removed"]) == (4, 1)
 
 
 def test_what_is_wrong_is_one_line(shards, tmp_path, capsys):

@@ -45,6 +45,15 @@ def test_a_record_comes_back():
     assert found.flaws() == []
 
 
+def test_a_row_that_is_marked_as_deleted_is_no_mask():
+    whole = record()
+    stored = json.loads(whole.text())
+    stored["annotations"][0] |= {"deleted": True, "segmentation": None}
+    stored["annotations"][1]["deleted"] = False
+    found = parse(7, whole.jpeg, json.dumps(stored).encode())
+    assert [a.mask for a in found.annotations] == [a.mask for a in whole.annotations[1:]]
+
+
 @pytest.mark.parametrize(
     ("counts", "message"),
     [("05", "RLE runs sum to 5, not to 40x56"), ("", "RLE counts are empty"), ("0T", "RLE string ends in the middle")],

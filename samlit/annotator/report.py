@@ -14,7 +14,7 @@ from rich.table import Table
 from samlit.annotator.store import Store
 from samlit.errors import SamlitError
 
-__all__ = ["Row", "rows", "show"]
+__all__ = ["Row", "rows", "show", "unreadable"]
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Row:
         clicks: Points and boxes, each mask that a person began: not the proposals that were taken as they were.
         accepted: Proposals that were taken as they were.
         edited: Proposals that were changed before they were taken, or after.
-        rejected: Proposals that were refused.
+        rejected: Proposals that were refused, or taken and deleted again.
         missed: Masks that a person began in images that had proposals.
     """
 
@@ -61,7 +61,7 @@ def rows(store: Store) -> list[Row]:
     for item in store.items:
         try:
             document = store.read(item)
-        except SamlitError:  # the page says which
+        except SamlitError:  # `unreadable` tells of them
             continue
         own = document["samlit"]
         for one in own["rejected"]:
@@ -89,12 +89,26 @@ def rows(store: Store) -> list[Row]:
     return list(found.values())
 
 
+def unreadable(store: Store) -> list[str]:
+    """What is wrong with each file of annotations that cannot be read, and so is in no row."""
+    found = []
+    for item in store.items:
+        try:
+            store.read(item)
+        except SamlitError as error:
+            found.append(str(error))
+    return found
+
+
 def show(store: Store) -> None:
     """Print the rows for a person, with the images that are done."""
     told = rows(store)
     done = sum(store.summary(item)["done"] for item in store.items)
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     console.print(f"{len(store.items)} images, {done} done")
+    if damaged := unreadable(store):
+        others = f", and {len(damaged) - 1} more files cannot be read" if len(damaged) > 1 else ""
+        console.print(f"not counted: {damaged[0]}{others}", soft_wrap=True, markup=False)
     if not told:
         console.print("no mask has been accepted yet")
         return

@@ -128,7 +128,8 @@ def _refuse(constant: str) -> NoReturn:
 def parse(image_id: int, jpeg: bytes, text: bytes) -> Record:
     """A record from its two files, the JSON checked.
 
-    The strings of the masks are proved when they are drawn, the image when it is decoded: `Record.flaws` does both.
+    The strings of the masks are proved when they are drawn, the image when it is decoded: `Record.flaws` does both. A
+    row that is marked as `deleted`, as the annotator marks them, is no mask.
 
     Raises:
         Damaged: The JSON is damaged, or not of this image; one line that says how.
@@ -150,6 +151,8 @@ def parse(image_id: int, jpeg: bytes, text: bytes) -> Record:
     rows = _want(stored, "annotations", list)
     annotations = []
     for number, row in enumerate(rows):
+        if isinstance(row, dict) and row.get("deleted") is True:
+            continue
         try:
             annotations.append(_annotation(row, size))
         except Damaged as error:
