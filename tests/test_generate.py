@@ -9,6 +9,7 @@ import sys
 import tarfile
 import time
 from collections import Counter
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -263,6 +264,30 @@ def test_workers_are_killed_and_nothing_is_lost_or_done_twice(checkpoint, tmp_pa
     for shard in alone.glob("sa_*.tar"):
         assert (out / shard.name).read_bytes() == shard.read_bytes(), "as one that nobody stopped"
     assert json.loads((out / "statistics.json").read_text()) == json.loads((alone / "statistics.json").read_text())
+
+
+def test_rays_tasks_are_workers(photos, checkpoint, tmp_path):
+    """The example of docs/data-engine.md as it stands, but for what it is about."""
+    ray = pytest.importorskip("ray", reason="needs Ray, which samlit does without")
+    text = (Path(__file__).parents[1] / "docs" / "data-engine.md").read_text()
+    example = next(block for block in text.split("```python\n")[1:] if "import ray" in block).partition("```")[0]
+    out = tmp_path / "out"
+    words = ["--images", photos, "--weights", checkpoint, "--out", out, *FEW, "--per-shard", "2"]
+    told = f"{sys.executable} -m samlit generate {' '.join(map(str, words))}"
+    for old, new in (
+        ("samlit generate --images photos --weights sam_vit_h --out shards --device cuda", told),
+        ("num_gpus=1", "num_cpus=1"),
+        ('"GPU"', '"CPU"'),
+        ("ray.init()", "ray.init(num_cpus=2, include_dashboard=False)"),
+    ):
+        assert example.count(old) == 1
+        example = example.replace(old, new)
+    try:
+        exec(compile(example, "data-engine.md", "exec"), {})
+    finally:
+        ray.shutdown()
+    assert generate(photos, checkpoint, tmp_path / "alone", *FEW, "--per-shard", "2") == 0
+    assert members(out) == members(tmp_path / "alone")
 
 
 @needs_mobile_sam
