@@ -123,7 +123,9 @@ def panels(example: Example, answer: Answer) -> dict[str, Image.Image]:
 
 
 def contact_sheet(examples: Sequence[Example], title: str = "", labels: Sequence[str] = ()) -> Image.Image:
-    """A sheet with a band for each example and a column for each round: the answers above, their errors below.
+    """A sheet with a block for each example and, in it, a column for each round: answers above, their errors below.
+
+    Blocks stand under each other, and beside each other where their rounds are few.
 
     Args:
         examples: With their answers.
@@ -132,29 +134,34 @@ def contact_sheet(examples: Sequence[Example], title: str = "", labels: Sequence
     """
     names = rounds_to_show(examples)
     images = [_resized(example.image, example.truth) for example in examples]
-    tops, y = [], MARGIN + (34 if title else 0) + 28
-    for image, _ in images:
-        tops.append(y)
-        y += 2 * image.shape[0] + GAP + 46
-    width = 2 * MARGIN + len(names) * (CELL + BETWEEN) + CELL + BETWEEN // 2
-    sheet = Image.new("RGB", (max(width, MARGIN + _legend_width()), y + 34), "white")
+    head, width = MARGIN + (34 if title else 0), (len(names) + 1) * (CELL + BETWEEN) + BETWEEN // 2
+    across = max(1, min(len(examples), COLUMNS // (len(names) + 1)))
+    places, y = list[tuple[int, int]](), head + 28
+    for first in range(0, len(examples), across):
+        band = images[first : first + across]
+        places += [(MARGIN + k * width, y) for k in range(len(band))]
+        y += 2 * max(image.shape[0] for image, _ in band) + GAP + 46
+    whole = MARGIN + across * width
+    sheet = Image.new("RGB", (whole, y + 12 + 22 * len(_legend_rows(whole))), "white")
     draw = ImageDraw.Draw(sheet)
     if title:
         draw.text((MARGIN, 14), title, INK, _font(20))
-    xs = [MARGIN + i * (CELL + BETWEEN) + (BETWEEN // 2 if i else 0) for i in range(len(names) + 1)]
-    for x, name in zip(xs, ["image, truth", *names], strict=True):
-        draw.text((x + CELL / 2, MARGIN + (34 if title else 0) + 16), name, INK, _font(17), anchor="ms")
+    offsets = [i * (CELL + BETWEEN) + (BETWEEN // 2 if i else 0) for i in range(len(names) + 1)]
+    for block in range(across):
+        for offset, name in zip(offsets, ["image, truth", *names], strict=True):
+            middle = MARGIN + block * width + offset + CELL / 2
+            draw.text((middle, head + 16), name, INK, _font(17), anchor="ms")
     said = [f"{word}: " for word in labels] or [""] * len(examples)
-    for example, (image, truth), top, before in zip(examples, images, tops, said, strict=True):
+    for example, (image, truth), (left, top), before in zip(examples, images, places, said, strict=True):
         below = top + image.shape[0] + GAP
         words = below + image.shape[0] + 5
-        _place(sheet, image, xs[0], top)
-        _place(sheet, overlay(image, truth, GREEN), xs[0], below)
-        draw.text((xs[0], words + 2), _cut(before + (example.phrase or example.key), CELL, _font(14)), GREY, _font(14))
-        for x, name in zip(xs[1:], names, strict=True):
+        _place(sheet, image, left, top)
+        _place(sheet, overlay(image, truth, GREEN), left, below)
+        draw.text((left, words + 2), _cut(before + (example.phrase or example.key), CELL, _font(14)), GREY, _font(14))
+        for offset, name in zip(offsets[1:], names, strict=True):
             if name not in example.answers:
                 continue
-            answer = example.answers[name]
+            answer, x = example.answers[name], left + offset
             _, mask = _resized(example.image, answer.mask)
             picture = Image.fromarray(overlay(image, mask, ORANGE))
             prompted(picture, example, answer)
@@ -163,7 +170,7 @@ def contact_sheet(examples: Sequence[Example], title: str = "", labels: Sequence
             draw.text((x, words), f"IoU {answer.iou:.2f}", INK, _font(16))
             says = f"predicted {answer.predicted_iou:.2f}"
             draw.text((x + CELL, words + 2), says, GREY, _font(14), anchor="ra")
-    _legend(draw, MARGIN, y + 2)
+    _legend(draw, y + 2, whole)
     return sheet
 
 
@@ -209,16 +216,27 @@ LEGEND = (
 )
 
 
-def _legend_width() -> int:
-    return int(sum(49 + _font(14).getlength(meaning) for _, meaning in LEGEND))
-
-
-def _legend(draw: ImageDraw.ImageDraw, x: float, y: int) -> None:
-    """What the colours mean, in a row."""
+def _legend_rows(width: int) -> list[list[tuple[float, tuple[int, int, int], str]]]:
+    """What the colours mean, with their places, in as many rows as a sheet of a width needs."""
+    rows: list[list[tuple[float, tuple[int, int, int], str]]] = [[]]
+    x = float(MARGIN)
     for colour, meaning in LEGEND:
-        draw.rounded_rectangle((x, y, x + 16, y + 16), 3, fill=colour)
-        draw.text((x + 23, y + 13), meaning, INK, _font(14), anchor="ls")
-        x += 49 + _font(14).getlength(meaning)
+        wide = 49 + _font(14).getlength(meaning)
+        if rows[-1] and x + wide > width:
+            rows.append([])
+            x = MARGIN
+        rows[-1].append((x, colour, meaning))
+        x += wide
+    return rows
+
+
+def _legend(draw: ImageDraw.ImageDraw, y: int, width: int) -> None:
+    """Draw the rows."""
+    for row in _legend_rows(width):
+        for x, colour, meaning in row:
+            draw.rounded_rectangle((x, y, x + 16, y + 16), 3, fill=colour)
+            draw.text((x + 23, y + 13), meaning, INK, _font(14), anchor="ls")
+        y += 22
 
 
 def _cut(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:

@@ -63,6 +63,21 @@ def test_the_sheet_has_a_band_for_each_example_and_a_column_for_each_round(squar
     assert pictures.contact_sheet([]).height > 0
 
 
+def test_examples_of_few_rounds_stand_beside_each_other(square):
+    image, mask = square
+    one = Example(image, mask, (60, 60), answers={"1 box": Answer((), mask, 1.0, 0.9)})
+    sheets = [pictures.contact_sheet([one] * count) for count in (1, 3, 4)]
+    single, three, four = sheets
+    assert single.width < 2.6 * pictures.CELL, "no room is kept for a legend of one row"
+    assert three.width > 2.8 * single.width
+    assert four.width == three.width
+    assert three.height <= single.height < four.height
+    grey = np.asarray(four.convert("L"))
+    assert (grey[-20:] < 250).any(), "the legend is there"
+    right = grey[single.height : -60, single.width :]
+    assert (right == 255).all(), "the fourth stands alone in its row"
+
+
 def test_examples_are_answered_in_every_round_of_every_task():
     loader = fitting.data()._loader(fitting.Discs(3), False)
     batch = next(iter(loader))
