@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from samlit import atomic, images, pictures, rle, segment_everything, segment_text
+from samlit import atomic, evaluate, images, pictures, rle, segment_everything, segment_text
 from samlit.contracts import Prompt
 from samlit.errors import ArgumentParser, UsageError
 from samlit.predictor import Masks, Predictor
@@ -89,10 +89,12 @@ def main(argv: list[str]) -> int:
         raise UsageError("--find goes with one --text WORDS, and with no other prompt")
     if options.everything and rest:
         raise UsageError(f"--everything takes no prompts, and {rest[0].partition('=')[0]} is one")
+    # Before gigabytes are loaded.
+    task = evaluate.everything({}, keys, "--everything")[0] if options.everything else None
     predictor = Predictor.load(options.weights, options.device)
     types = predictor.net.prompt_types
-    if options.everything:
-        segment_everything.run(predictor.net, predictor.image_size, options.images, out, keys)
+    if task is not None:
+        segment_everything.run(predictor.net, predictor.image_size, options.images, out, task)
         print(f"saved to {out}")
         return 0
     asked = _prompts(rest, types, parser.prog)
@@ -144,7 +146,7 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
 
 def _of_everything(words: list[str]) -> tuple[list[str], list[str]]:
     """The words that are keys of everything-mode, and the others."""
-    keys = [word for word in words if word.startswith(segment_everything.PREFIX)]
+    keys = [word for word in words if word.startswith(evaluate.EVERYTHING)]
     return keys, [word for word in words if word not in keys]
 
 

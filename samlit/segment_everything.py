@@ -11,23 +11,21 @@ import numpy as np
 import torch
 from PIL import Image
 
-from samlit import atomic, evaluate, frames, images, recipe, rle
+from samlit import atomic, frames, images, rle
 from samlit.answers import Answers
 from samlit.bars import bar
 from samlit.colouring import coloured
-from samlit.errors import UsageError
+from samlit.contracts import Task
 from samlit.loop import drive
 from samlit.model import Sam
 from samlit.structures import Prediction, PromptSet, Sample, Scene
 
-__all__ = ["PREFIX", "run"]
+__all__ = ["run"]
 
-PREFIX = "--everything."
-TASK = "everything"
 PICTURES = {".png", ".jpg", ".jpeg"}
 
 
-def run(net: Sam, side: int, names: Sequence[str], out: Path, words: Sequence[str]) -> None:
+def run(net: Sam, side: int, names: Sequence[str], out: Path, task: Task) -> None:
     """Find everything in images, and write it.
 
     Args:
@@ -35,19 +33,11 @@ def run(net: Sam, side: int, names: Sequence[str], out: Path, words: Sequence[st
         side: Of the frame, pixels.
         names: Files of images.
         out: A picture, a .json with the released generator's records, or a folder for one PNG a mask.
-        words: `--everything.KEY`, and values: the keys of the task's `options`.
+        task: Of everything, with the options that were typed.
 
     Raises:
-        UsageError: A key is unknown, or its value is none that it takes.
         ValueError: An image is damaged.
     """
-    keys = [f"--task.options.{word.removeprefix(PREFIX)}" if word.startswith(PREFIX) else word for word in words]
-    class_path = recipe.resolve_slot("model.task", TASK, "--everything")
-    try:
-        task, _ = evaluate.built(class_path, TASK, keys)
-    except UsageError as error:
-        message = str(error).replace("--task.options.", PREFIX).replace(f"--task {TASK}", "--everything")
-        raise UsageError(message) from error
     rows: list[dict[str, Any]] = []
     for name in names:
         pixels = images.read(name)
