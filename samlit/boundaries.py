@@ -118,6 +118,9 @@ def match(found: Mask, drawn: Mask, radius: float) -> tuple[Mask, Mask]:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
+    if drawn.sum() < found.sum():  # the solver takes its time by rows
+        other, one = match(drawn, found, radius)
+        return one, other
     one, other = np.zeros_like(found), np.zeros_like(drawn)
     places, targets = np.argwhere(found), np.argwhere(drawn)
     if not len(places) or not len(targets):
