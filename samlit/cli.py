@@ -89,6 +89,10 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         0 on success, 2 on a usage error, 130 after Ctrl-C, 1 otherwise.
     """
+    if argv is None and "_ARGCOMPLETE" in os.environ:  # the shell asks what may come next
+        from samlit import completion
+
+        completion.complete({name: command.target for name, command in COMMANDS.items()})
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]

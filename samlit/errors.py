@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 __all__ = ["ArgumentParser", "SamlitError", "UsageError", "did_you_mean", "one_line"]
 
@@ -27,7 +28,18 @@ class UsageError(SamlitError):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """An argparse parser for one command, whose errors are one line."""
+    """An argparse parser for one command, whose errors are one line, and which tells the shell what it takes."""
+
+    _offered = False
+
+    def parse_known_args(self, *args: Any, **keys: Any) -> Any:
+        """Read the words; if the shell asks what may come next, tell it and end (`samlit.completion`)."""
+        if "_ARGCOMPLETE" in os.environ and not self._offered:
+            from samlit import completion
+
+            self._offered = True  # argcomplete lets this parser read what is typed so far
+            completion.offer(self)
+        return super().parse_known_args(*args, **keys)
 
     def error(self, message: str) -> NoReturn:
         """Refuse the command line."""
