@@ -13,6 +13,8 @@ import argcomplete
 from argcomplete.completers import FilesCompleter
 from argcomplete.lexers import split_line
 
+from samlit.errors import ArgumentParser
+
 __all__ = ["WORD", "complete", "offer"]
 
 WORD = "_ARGCOMPLETE"
@@ -39,7 +41,8 @@ def complete(commands: Mapping[str, str]) -> NoReturn:
     if hasattr(home, "COMMANDS") and not below:
         offer(_choice([*home.COMMANDS], "--help"))
     os.environ[WORD] = str(skipped + 1 + len(below))
-    getattr(home, name)(below)  # its parser offers what it has, and ends the process
+    ArgumentParser.asked = offer
+    getattr(home, name)(below)
     os._exit(0)
 
 

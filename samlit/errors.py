@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import os
-from collections.abc import Iterable
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, NoReturn
 
 __all__ = ["ArgumentParser", "SamlitError", "UsageError", "did_you_mean", "one_line"]
 
@@ -28,17 +27,19 @@ class UsageError(SamlitError):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """An argparse parser for one command, whose errors are one line, and which tells the shell what it takes."""
+    """An argparse parser for one command, whose errors are one line, and which tells the shell what it takes.
 
-    _offered = False
+    Attributes:
+        asked: Called with the first parser that would read words, instead of reading them (`samlit.completion`).
+    """
+
+    asked: ClassVar[Callable[[argparse.ArgumentParser], NoReturn] | None] = None
 
     def parse_known_args(self, *args: Any, **keys: Any) -> Any:
-        """Read the words; if the shell asks what may come next, tell it and end (`samlit.completion`)."""
-        if "_ARGCOMPLETE" in os.environ and not self._offered:
-            from samlit import completion
-
-            self._offered = True  # argcomplete lets this parser read what is typed so far
-            completion.offer(self)
+        """Read the words; where the shell asks what may come next, tell it and end."""
+        if (asked := ArgumentParser.asked) is not None:
+            ArgumentParser.asked = None  # what answers reads the words that are there with this parser
+            asked(self)
         return super().parse_known_args(*args, **keys)
 
     def error(self, message: str) -> NoReturn:
