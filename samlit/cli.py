@@ -49,6 +49,7 @@ COMMANDS = {
     "clip": Command("samlit.clip_training:main", "train the small CLIP of a recipe with text prompts"),
     "convert": Command("samlit.convert:main", "a checkpoint in pieces to one file, or one file to pieces"),
     "export": Command("samlit.export:main", "take weights elsewhere: to SAM's own code, transformers, ONNX"),
+    "completion": Command("samlit.completion:main", "a script for bash, zsh or fish, so that Tab completes"),
 }
 
 EXAMPLES = """

@@ -23,6 +23,7 @@ __all__ = [
     "class_paths",
     "folder",
     "names",
+    "options",
     "path",
     "read",
     "resolve",
@@ -266,6 +267,11 @@ def unknown_argument(class_path: str, argument: str) -> str:
 def _keys_of(section: str) -> tuple[str, ...]:
     """The keys of a section, from the source of its class; empty where that does not tell."""
     return tuple(outline.arguments(*SECTIONS[section]) or ())
+
+
+def options() -> list[str]:
+    """The keys of a recipe, as "seed_everything" and "data.batch_size"; a plug-in's arguments are not among them."""
+    return [*OPTIONS, *(f"{section}.{name}" for section in SECTIONS for name in _keys_of(section))]
 
 
 def unknown_key(key: str, allowed: Iterable[str] = OPTIONS) -> str:
