@@ -1,25 +1,31 @@
 """samlit: the open training framework for promptable segmentation.
 
-What stands in `__all__` is the public API, beside the commands, the keys of recipes and the layout of files. It is
-imported when it is first asked for, so that `import samlit` takes nothing.
+What `__all__` names is the public API, beside the plug-ins' class paths and the keys of recipes. Each name is imported
+from its module when it is first asked for, so that ``import samlit`` costs nothing.
 """
 
-from importlib import import_module
+from __future__ import annotations
+
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from samlit.contracts import Decoder, Encoder, Prompt, Source, Task
     from samlit.datamodule import SamData
+    from samlit.errors import SamlitError, UsageError
     from samlit.model import Sam
     from samlit.module import SamModule
-    from samlit.predictor import Masks, Predictor
+    from samlit.predictor import InFrame, Masks, Predictor
     from samlit.structures import Batch, Embedding, Prediction, PromptSet, Ragged, Sample, Scene
+
+__version__ = "0.1.0.dev0"
 
 __all__ = [
     "Batch",
     "Decoder",
     "Embedding",
     "Encoder",
+    "InFrame",
     "Masks",
     "Prediction",
     "Predictor",
@@ -29,30 +35,32 @@ __all__ = [
     "Sam",
     "SamData",
     "SamModule",
+    "SamlitError",
     "Sample",
     "Scene",
     "Source",
     "Task",
+    "UsageError",
     "__version__",
 ]
 
-__version__ = "0.1.0.dev0"
-
-_HOMES = {
+_MODULES = {
     "contracts": ("Decoder", "Encoder", "Prompt", "Source", "Task"),
     "datamodule": ("SamData",),
+    "errors": ("SamlitError", "UsageError"),
     "model": ("Sam",),
     "module": ("SamModule",),
-    "predictor": ("Masks", "Predictor"),
+    "predictor": ("InFrame", "Masks", "Predictor"),
     "structures": ("Batch", "Embedding", "Prediction", "PromptSet", "Ragged", "Sample", "Scene"),
 }
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"samlit.{module}"), name)
-    raise AttributeError(f"module 'samlit' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'samlit' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"samlit.{_HOMES[name]}"), name)
+    return value
 
 
 def __dir__() -> list[str]:
