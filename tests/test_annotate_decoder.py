@@ -19,6 +19,8 @@ from samlit.errors import SamlitError
 from samlit.predictor import InFrame, Predictor
 from tests.test_annotate_server import picture
 
+ON_THE_PROCESSOR = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
+"""WebGPU where there is no GPU."""
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -88,7 +90,7 @@ def tab(runtime):
     if CHROMIUM is None:
         pytest.skip("needs Chromium: apt-get install chromium")
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *ON_THE_PROCESSOR])
         yield browser.new_page()
         browser.close()
 
@@ -115,10 +117,10 @@ def served(tmp_path_factory, runtime, checkpoint):
     thread.join(20)
 
 
-OPENED = """async ({threads, embedding, about}) => {
+OPENED = """async ({threads, gpu, embedding, about}) => {
   const { open } = await import("/decoder.js");
   globalThis.tried?.close();
-  globalThis.tried = await open("/decoder", { threads });
+  globalThis.tried = await open("/decoder", { threads, gpu });
   await tried.image(Float32Array.from(embedding), about);
   return [tried.where, crossOriginIsolated];
 }"""
@@ -129,18 +131,22 @@ PREDICT = """async (asked) => {
 }"""
 
 
-def opened(tab, served, threads=1):
+def opened(tab, served, threads=1, gpu=False):
     address, predictor = served
     tab.goto(address)
     predictor.set_image(np.asarray(picture()))
     image = predictor.embedding.embedding.image[0]
     about = {"size": [20, 50], "embedding": list(image.shape)}
-    return tab.evaluate(OPENED, {"threads": threads, "embedding": image.flatten().tolist(), "about": about})
+    return tab.evaluate(OPENED, {"threads": threads, "gpu": gpu, "embedding": image.flatten().tolist(), "about": about})
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_answers_are_the_predictors(tab, served, threads):
-    assert opened(tab, served, threads) == ["wasm", True]
+@pytest.mark.parametrize(("where", "threads", "near"), [("wasm", 1, 1e-4), ("wasm", 2, 1e-4), ("webgpu", 1, 1e-2)])
+def test_answers_are_the_predictors(tab, served, where, threads, near):
+    if where == "webgpu":
+        tab.goto(served[0])
+        if not tab.evaluate("async () => Boolean(await navigator.gpu?.requestAdapter?.())"):
+            pytest.skip("this Chromium has no WebGPU, not even on the processor")
+    assert opened(tab, served, threads, where == "webgpu") == [where, True]
     _, predictor = served
     earlier = predictor.predict({"points": [[30, 4, 1]]}).low_res_logits[0]
     for given in (
@@ -150,7 +156,7 @@ def test_answers_are_the_predictors(tab, served, threads):
         {"points": [[30, 4, 0]], "box": [3, 2, 44, 17]},
         {"points": [[30, 4, 1], [2, 19, 0]], "mask": earlier},
     ):
-        for multimask in (True, False):
+        for multimask in (True, False) if where == "wasm" else (True,):  # a GPU that the processor plays is slow
             prompts = {}
             prompts |= {"points": given["points"]} if "points" in given else {}
             prompts |= {"boxes": [given["box"]]} if "box" in given else {}
@@ -161,8 +167,8 @@ def test_answers_are_the_predictors(tab, served, threads):
             order = np.argsort(found["scores"])[::-1].copy()
             logits = torch.tensor(found["masks"]).view(-1, *found["size"])[order]
             assert logits.shape == wanted.low_res_logits.shape
-            assert (logits - wanted.low_res_logits).abs().max() < 1e-4 * wanted.low_res_logits.abs().max()
-            torch.testing.assert_close(torch.tensor(found["scores"])[order], wanted.iou, atol=1e-4, rtol=1e-4)
+            assert (logits - wanted.low_res_logits).abs().max() < near * wanted.low_res_logits.abs().max()
+            torch.testing.assert_close(torch.tensor(found["scores"])[order], wanted.iou, atol=near, rtol=near)
 
 
 def test_a_newer_prompt_takes_the_place_of_one_that_waits(tab, served):
