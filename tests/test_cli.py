@@ -96,6 +96,18 @@ def test_list_in_a_terminal_is_a_table(capsys: pytest.CaptureFixture[str], monke
     assert "points" in out
 
 
+@pytest.mark.parametrize(
+    "words", ["--help", "list", "plan --recipe tiny --gpu H100", "evaluate --task points --help", "fit --recipe tinny"]
+)
+def test_colours_are_for_terminals(words: str, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    done = shell("-m", "samlit", *words.split())
+    assert done.stdout + done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+
+
 def test_list_marks_a_broken_plugin_and_a_clash(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
     install(
         "broken-tools", "[samlit.prompts]\nlasso = gone:Lasso\npoints = mine:Points\n", {"mine.py": "class Points: ..."}
