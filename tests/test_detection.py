@@ -203,6 +203,13 @@ def test_instances_asks_with_boxes_and_keeps_the_detectors_classes(tmp_path, ref
         assert second.multimask is False
     scores = {row["score"] for image in result["instances"] for row in image["results"]}
     assert scores == {row["score"] for row in json.loads(boxes.read_text())}
+    shown = task.show(view, result)
+    for picture, sample, image in zip(shown, made, result["instances"], strict=True):
+        changed = (np.asarray(picture) != sample.pixels()).any(2)
+        sure = [row["segmentation"] for row in image["results"] if row["score"] >= 0.5]
+        drawn = [rle.decode(rle.Rle(sample.size, told["counts"])) for told in sure]
+        assert not changed[~np.any([np.zeros(sample.size, bool), *drawn], 0)].any(), "unsure ones are not drawn"
+        assert changed.any() == bool(np.any(drawn))
     metric = task.metric()
     metric.update(result)
     numbers = {name: float(value) for name, value in metric.compute().items()}
@@ -234,6 +241,11 @@ def test_lvis_leaves_out_what_nobody_looked_for(tmp_path):
     assert found["ap"] == pytest.approx(numbers["ap"], abs=1e-6)
 
 
+def _overlap(one, other):
+    one, other = rle.decode(one), rle.decode(other)
+    return (one & other).sum() / (one | other).sum()
+
+
 def test_proposals_count_what_is_among_them(tmp_path):
     made = samples(sizes=((50, 90), (64, 61)), count=2)
     file = annotated(tmp_path, made)
@@ -255,6 +267,18 @@ def test_proposals_count_what_is_among_them(tmp_path):
     for found in numbers.values():
         assert 0.2 < found["ar"] <= 1
         assert found["masks"] > 1
+    # Pictures show the proposal that is nearest to each true mask, and nothing else.
+    task = Proposals(options=options)
+    result = drive(task, view, answer)
+    hit = sum(len({k for k, _, _ in row["pairs"]}) for row in result["proposals"])
+    assert sum(map(len, result["hits"])) == hit > 0
+    for row, masks, truths in zip(result["proposals"], result["hits"], (sample.masks for sample in made), strict=True):
+        best = [
+            max(value for k, _, value in row["pairs"] if k == key) for key in sorted({k for k, _, _ in row["pairs"]})
+        ]
+        shown = [max(_overlap(mask, truth) for truth in truths) for mask in masks]
+        assert sorted(shown) == pytest.approx(sorted(best))
+    assert [one.size for one in task.show(view, result)] == [(90, 50), (61, 64)]
     few = Proposals(most=1, options=options)
     metric = few.metric()
     metric.update(drive(few, view, answer))

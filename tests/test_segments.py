@@ -192,9 +192,11 @@ def test_the_tasks_name_masks_by_the_truth_or_by_whom_they_are_told(tmp_path, mo
     assert numbers["naming.Nothing"]["pq"] == numbers["naming.Nothing"]["miou"] == 0
     assert numbers[None]["miou"] > numbers["naming.cats"]["miou"] > 0
     assert numbers["naming.cats"]["pq_stuff"] == 0
-    task = Panoptic(file, options=UNFILTERED)
-    shown = task.show(view, drive(task, view, everywhere(view)))
-    assert [one.size for one in shown] == [(90, 50), (61, 64)]
+    for kind in (Panoptic, Semantic):
+        task = kind(file, options=UNFILTERED)
+        shown = task.show(view, drive(task, view, everywhere(view)))
+        assert [one.size for one in shown] == [(90, 50), (61, 64)]
+        assert all((np.asarray(one) != sample.pixels()).any() for one, sample in zip(shown, made, strict=True))
 
 
 class Words:

@@ -6,16 +6,21 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 
 from samlit import tracing
+from samlit.colouring import coloured
 from samlit.contracts import Task
 from samlit.detection import Annotations, average_precision, read_boxes
 from samlit.metrics import Collected
+from samlit.rle import Rle
 from samlit.structures import Prediction, PromptSet, Ragged, Result, Scene
 
 __all__ = ["Instances"]
 
 AT_ONCE = 64
+SURE = 0.5
+"""Score from which a picture shows an answer."""
 
 
 class Instances(Task):
@@ -95,6 +100,15 @@ class Instances(Task):
             }
             for row, mask in zip(rows, masks, strict=True)
         ]
+
+    def show(self, scene: Scene, result: Result) -> Sequence[Image.Image]:
+        """Each image with its masks, of boxes that the detector is half sure of, in colours."""
+        shown = []
+        for sample, row in zip(scene.batch.samples, result["instances"], strict=True):
+            sure = [one["segmentation"] for one in row["results"] if one["score"] >= SURE]
+            masks = [Rle(sample.size, told["counts"]) for told in sure]
+            shown.append(Image.fromarray(coloured(sample.pixels(), masks)))
+        return shown
 
     def metric(self) -> Precision:
         """AP, in all, at two thresholds, by size, and by frequency with LVIS's rules."""

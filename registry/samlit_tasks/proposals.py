@@ -6,8 +6,10 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 
 from samlit import rle
+from samlit.colouring import coloured
 from samlit.contracts import Task
 from samlit.detection import Annotations, average_recall, groups
 from samlit.metrics import Collected
@@ -53,17 +55,19 @@ class Proposals(Task):
         self.matching, self.most, self.options = matching, most, options
 
     def rounds(self, scene: Scene) -> Generator[PromptSet, Prediction, Result]:
-        """Yield the grid's points; the result is "proposals": pairs and groups by image."""
+        """Yield the grid's points; the result is "proposals", pairs and groups by image, and the "hits"."""
         found = yield from everything(scene, self.options)
-        rows = []
+        rows, hits = [], []
         for sample, masks in zip(scene.batch.samples, found, strict=True):
             ranked = sorted(masks, key=_rank)[: self.most]
             truths = self._truths(sample.key, sample.masks)
             iou = _iou([mask for _, mask in truths], [one.rle for one in ranked])
             # Pairs that count for something: all of them would be gigabytes for LVIS.
             pairs = [(int(k), int(n), float(iou[k, n])) for k, n in np.argwhere(iou >= 0.5)]
+            best = {k: n for k, n, _ in sorted(pairs, key=lambda pair: pair[2])}
+            hits.append([ranked[n].rle for n in best.values()])
             rows.append({"pairs": pairs, "groups": [names for names, _ in truths], "masks": len(ranked)})
-        return {"proposals": rows}
+        return {"proposals": rows, "hits": hits}
 
     def _truths(self, key: str, masks: Sequence[Rle]) -> list[tuple[list[str], Rle]]:
         """True masks of an image with the groups that they are in."""
@@ -71,6 +75,13 @@ class Proposals(Task):
             return [(groups({"area": rle.area(mask)}, {}), mask) for mask in masks]
         known = self.annotations
         return [(groups(one, known.categories), mask) for one, mask in known.masks(known.image(key))]
+
+    def show(self, scene: Scene, result: Result) -> Sequence[Image.Image]:
+        """Each image with the proposal nearest to each true mask, of those with an IoU of .5 or more, in colours."""
+        return [
+            Image.fromarray(coloured(sample.pixels(), masks))
+            for sample, masks in zip(scene.batch.samples, result["hits"], strict=True)
+        ]
 
     def questions(self, scene: Scene) -> int:
         """All batches of points, of all windows."""

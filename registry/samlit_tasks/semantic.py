@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
+from PIL import Image
+
+from samlit import rle
 from samlit import segments as _segments
+from samlit.colouring import coloured
 from samlit.contracts import Task
 from samlit.metrics import Collected
 from samlit.structures import Prediction, PromptSet, Result, Scene
@@ -45,19 +49,28 @@ class Semantic(Task):
         self.labels, self.options = labeller(labels, self.annotations), options
 
     def rounds(self, scene: Scene) -> Generator[PromptSet, Prediction, Result]:
-        """Yield the grid's points; the result is "semantic": pixels by class of each image."""
+        """Yield the grid's points; the result is "semantic", pixels by class of each image, and the "segments"."""
         found = yield from everything(scene, self.options)
-        rows = []
+        made, rows = [], []
         for k, (sample, masks) in enumerate(zip(scene.batch.samples, found, strict=True)):
             strings = [one.rle for one in masks]
             mine = joined(strings, self.labels(scene, k, strings), sample.size, set())
             told = _segments.shares(self.annotations.segments(sample.key, sample.size), mine)
+            made.append(mine)
             rows.append([[kind, *pixels] for kind, pixels in told.items()])
-        return {"semantic": rows}
+        return {"semantic": rows, "segments": made}
 
     def questions(self, scene: Scene) -> int:
         """All batches of points, of all windows."""
         return questions(scene, self.options)
+
+    def show(self, scene: Scene, result: Result) -> Sequence[Image.Image]:
+        """Each image with its classes in colours."""
+        shown = []
+        for sample, mine in zip(scene.batch.samples, result["segments"], strict=True):
+            masks = [rle.encode(mine.map == number) for number in mine.classes]
+            shown.append(Image.fromarray(coloured(sample.pixels(), masks)))
+        return shown
 
     def metric(self) -> MeanIou:
         """MIoU."""
