@@ -3,8 +3,8 @@
     python benchmarks/loop.py --annotations nuclei/train/annotations.json --weights mobile_sam --out loop
 
 A simulated annotator clicks where a mask is wrong, farthest inside the larger error, until the mask has enough IoU with
-the true one, and accepts it. A mask that the most clicks do not bring there is painted by hand, as the paper's people do
-with the brush, and counts as that many clicks. Between two rounds the recipe `finetune` learns from all masks so far:
+the true one, and accepts it. A mask that the most clicks do not bring there is painted by hand, as people do
+with a brush, and counts as that many clicks. Between two rounds the recipe `finetune` learns from all masks so far:
 accepted ones as the model drew them, painted ones as they truly are. Each round has images of its own, so that no model
 has seen what it proposes for; how many clicks the first model takes on the same masks is told beside it, for images
 differ in difficulty.
