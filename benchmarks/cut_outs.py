@@ -9,22 +9,22 @@ CLIP's weights are new, for time does not depend on them. Both ways take turns; 
 from __future__ import annotations
 
 import argparse
+import functools
 import io
-import statistics
+import itertools
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
 import yaml
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.model import machine
+from benchmarks.model import Variant, machine, race
 from samlit import cli
 from samlit.clip import build
 from samlit.frames import frame, pack
@@ -53,7 +53,7 @@ def shards_of_scenes(folder: Path, count: int, side: int) -> None:
 
 
 def main() -> None:
-    """Print milliseconds, bytes and the ratio."""
+    """Print seconds, their ratio, and bytes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clip", default="ViT-B-32", help="a model of open_clip's (default: %(default)s)")
     parser.add_argument("--images", type=int, default=8, help="of a step, with all of their masks")
@@ -82,32 +82,19 @@ def main() -> None:
         source.prepare(lambda *_: None)
         batch = pack([frame(source[n], given.size) for n in range(len(source))]).to(given.device)
         ways = {"CLIP in the step": Text(**told), "made before": Text(**told, cut_outs=str(folder / "out"))}
-        took: dict[str, list[float]] = {way: [] for way in ways}
-        for turn in range(given.rounds + 1):  # the first one warms up
-            for way, text in ways.items():
-                text.to(given.device).train()
-                scene = Scene(batch, {"text": text}, turn, training=True)
-                begin = _now(given.device)
-                text.simulate(batch.masks, None, scene)
-                if turn:
-                    took[way].append(_now(given.device) - begin)
+        for text in ways.values():
+            text.to(given.device).train()
+        turn = itertools.count()
+
+        def ask(text: Text) -> Tensor:
+            return text.simulate(batch.masks, None, Scene(batch, {"text": text}, next(turn), training=True)).values
+
+        variants = [Variant(way, functools.partial(ask, text), compare=False) for way, text in ways.items()]
+        console.print(
+            race(f"text prompts of {given.images} images, {given.clip}, {given.device}", variants, given.rounds)
+        )
         kept = sum(file.stat().st_size for file in (folder / "out").glob("*.npy")) / len(batch.masks)
-    title = f"text prompts of {given.images} images with {len(batch.masks)} masks, {given.clip}, {given.device}"
-    table = Table(title=title, title_justify="left")
-    for column in ("way", "ms a step", "x", "kB a mask"):
-        table.add_column(column, justify="left" if column == "way" else "right")
-    first = took["CLIP in the step"]
-    for way, times in took.items():
-        ratio = statistics.median(a / b for a, b in zip(first, times, strict=True))
-        size = f"{kept / 1000:.1f}" if way == "made before" else ""
-        table.add_row(way, f"{statistics.median(times) * 1000:.1f}", f"{ratio:.0f}", size)
-    console.print(table)
-
-
-def _now(device: str) -> float:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    return time.perf_counter()
+    console.print(f"{len(batch.masks)} masks, {kept / 1000:.1f} kB kept of each", highlight=False)
 
 
 if __name__ == "__main__":

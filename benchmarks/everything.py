@@ -188,9 +188,11 @@ def main() -> None:
             part.add_argument("--layers", nargs="+", type=int, default=[0, 1], help="of windows")
         else:
             part.add_argument("--image", required=True, help="a photograph")
-        part.add_argument("--size", nargs="+", type=sizes, default=[(1500, 2250), (1024, 1024)], help="ROWSxCOLUMNS")
+            part.add_argument(
+                "--size", nargs="+", type=sizes, default=[(1500, 2250), (1024, 1024)], help="ROWSxCOLUMNS"
+            )
+            part.add_argument("--rounds", type=int, default=3, help="how often each is timed")
         part.add_argument("--points", type=int, default=16, help="along a side of the grid")
-        part.add_argument("--rounds", type=int, default=3, help="how often each is timed")
         part.add_argument("--threads", type=int, default=1, help="of the processor")
         part.add_argument("--variant", default="samlit", help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from samlit.clip import Tokens
     from samlit.contracts import Source
 
-__all__ = ["main", "text_prompt", "train"]
+__all__ = ["Kept", "main", "text_prompt", "train"]
 
 EPILOG = """for recipes whose text prompt has a CLIP of its own: the configuration, the file to write and the scenes are
 the recipe's; a training that was stopped goes on where it was
@@ -33,14 +33,10 @@ examples:
 
 def main(argv: list[str]) -> int:
     """Run the command with the words after `samlit clip`."""
-    from argparse import RawDescriptionHelpFormatter
-
     parser = ArgumentParser(
         prog="samlit clip",
         description="Train the small CLIP of a recipe's text prompt, on cut-outs of its masks and their phrases.",
         epilog=EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--recipe", required=True, metavar="NAME|FILE", help="a recipe with a text prompt")
     parser.add_argument("--steps", type=int, default=600, help="optimiser's steps (default: %(default)s)")
@@ -172,7 +168,7 @@ def _go_on(file: Path, told: str, parts: Mapping[str, Any]) -> int:
 
 
 OFTEN = 50
-
+"""Steps between two savings."""
 SCALE = 12.0
 ALIGN = 3.0
 RATE = 1.5e-3
@@ -234,26 +230,22 @@ def _lots(source: Source, batch: int) -> Iterator[list[int]]:
         pool = pool[batch:]
 
 
-def _text_prompt(tree: dict[str, Any], name: str) -> dict[str, Any]:
-    """What a resolved recipe says of its text prompt."""
-    text = plugins.find("prompts", "text").class_path
-    for prompt in tree.get("model", {}).get("prompts", []):
-        if isinstance(prompt, dict) and prompt.get("class_path") == text:
-            return dict(prompt.get("init_args", {}))
-    raise UsageError(f"{name}: has no text prompt with a CLIP of its own")
-
-
 def text_prompt(tree: dict[str, Any], name: str) -> Any:
     """The text prompt of a resolved recipe, built.
 
     Raises:
         UsageError: It has none.
     """
-    entry = plugins.find("prompts", "text")
+    return plugins.load(plugins.find("prompts", "text").class_path, "text")(**_text_prompt(tree, name))
+
+
+def _text_prompt(tree: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a resolved recipe says of its text prompt."""
+    text = plugins.find("prompts", "text").class_path
     for prompt in tree.get("model", {}).get("prompts", []):
         told = prompt if isinstance(prompt, dict) else {"class_path": prompt}
-        if told.get("class_path") == entry.class_path:
-            return plugins.load(entry.class_path, "text")(**told.get("init_args", {}))
+        if told.get("class_path") == text:
+            return dict(told.get("init_args", {}))
     raise UsageError(f"{name}: has no text prompt")
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from samlit import rle
 from samlit.rle import Rle
+from samlit.structures import Sample
 
-__all__ = ["coloured"]
+__all__ = ["coloured", "shown"]
 
 Picture = npt.NDArray[np.uint8]
 
@@ -44,3 +46,9 @@ def coloured(image: Picture, masks: Sequence[Rle], strength: float = 0.5) -> Pic
         border[drawn] = inner[drawn] == 0
     out[edge] = out[edge] * 0.3 + 255 * 0.7
     return out.round().astype(np.uint8)
+
+
+def shown(samples: Sequence[Sample], masks: Iterable[Sequence[Rle]]) -> list[Image.Image]:
+    """Pictures of samples, each with its masks, as a task shows them."""
+    pairs = zip(samples, masks, strict=True)
+    return [Image.fromarray(coloured(sample.pixels(), list(some))) for sample, some in pairs]

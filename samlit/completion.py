@@ -108,7 +108,7 @@ def _plugins(kind: str) -> Callable[..., list[str]]:
 def _recipes(**_: Any) -> list[str]:
     from samlit import recipe
 
-    return list(recipe.names())
+    return recipe.names()
 
 
 def _weights(prefix: str = "", **_: Any) -> list[str]:

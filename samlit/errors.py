@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NoReturn
 
@@ -26,12 +27,26 @@ class UsageError(SamlitError):
     status = 2
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Text of several lines stays as it is, and a single line is wrapped."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" in text.strip():
+            return super()._fill_text(text, width, indent)
+        return textwrap.fill(text.strip(), width, initial_indent=indent, subsequent_indent=indent)
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """An argparse parser for one command, whose errors are one line, and which tells the shell what it takes.
 
     Attributes:
         asked: Called with the first parser that would read words, instead of reading them (`samlit.completion`).
     """
+
+    def __init__(self, **keys: Any) -> None:
+        """Examples keep their lines, and options are typed whole, unless said otherwise."""
+        usual: dict[str, Any] = {"formatter_class": _Help, "allow_abbrev": False}
+        super().__init__(**(usual | keys))
 
     asked: ClassVar[Callable[[argparse.ArgumentParser], NoReturn] | None] = None
 

@@ -63,15 +63,11 @@ class Evaluation:
 
 def main(argv: list[str]) -> int:
     """Run the command with the words after `samlit evaluate`."""
-    from argparse import RawDescriptionHelpFormatter
-
     parser = ArgumentParser(
         prog="samlit evaluate",
         usage="samlit evaluate --task NAME --weights W --data SOURCE:PATH ... [--task.KEY VALUE ...] [OPTION ...]",
         description="A task with its published metric, on any data, with any weights.",
         epilog=EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
         add_help=False,
     )
     tasks = ", ".join(plugin.name for plugin in plugins.catalogue("tasks"))

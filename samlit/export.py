@@ -41,14 +41,10 @@ examples:
 
 def main(argv: list[str]) -> int:
     """Run the command with the words after `samlit export`."""
-    from argparse import RawDescriptionHelpFormatter
-
     parser = ArgumentParser(
         prog="samlit export",
         description="Take weights elsewhere.",
         epilog=EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     told = "published weights (`samlit list weights`), or a file: runs/NAME/best.ckpt"
     parser.add_argument("--weights", required=True, metavar="NAME|FILE", help=told)

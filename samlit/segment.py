@@ -39,14 +39,10 @@ examples:
 
 def main(argv: list[str]) -> int:
     """Run the command with the words after `samlit segment`."""
-    from argparse import RawDescriptionHelpFormatter
-
     parser = ArgumentParser(
         prog="samlit segment",
         description="Masks of pictures, from the shell.",
         epilog=EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="one or more image files")
     parser.add_argument(
@@ -152,7 +148,7 @@ def _of_everything(words: list[str]) -> tuple[list[str], list[str]]:
 
 def _prompts(words: list[str], types: dict[str, Prompt], prog: str) -> dict[str, list[Tensor]]:
     """The prompts on the command line, by prompt type."""
-    parser = ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
+    parser = ArgumentParser(prog=prog, add_help=False)
     for name, prompt in types.items():
         parser.add_argument(f"--{prompt.option}", dest=name, action="append", default=[])
     options = [f"--{prompt.option}" for prompt in types.values()]

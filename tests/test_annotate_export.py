@@ -128,7 +128,7 @@ def test_the_report_has_a_row_for_each_model_and_says_what_it_could_not_read(tmp
     ]
     (line,) = [line for line in told if line.startswith("not counted")]
     assert "c.json" in line
-    assert line.endswith("and 1 more files cannot be read")
+    assert line.endswith("(2 files in all)")
     assert (tmp_path / "annotations" / "c.json").read_bytes() == before
 
 

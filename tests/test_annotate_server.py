@@ -163,7 +163,7 @@ def test_proposals_are_decided_on_and_counted(store, predictor, tmp_path, capsys
     client.post(f"{one}/change", json=add(3))
     assert client.get(f"{one}/proposals").json()["proposals"] == []
     annotator.close()
-    (row,) = report.rows(store)
+    (row,), _ = report.rows(store)
     assert (row.accepted, row.edited, row.rejected, row.missed, row.masks) == (1, 1, 1, 1, 3)
     assert row.unedited == pytest.approx(1 / 3)
     report.show(store)

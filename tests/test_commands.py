@@ -100,6 +100,7 @@ def test_a_command_is_one(
                 pytest.skip(f"{name} is the document's own plug-in: test_third_party.py has it")
             status, said = read(command, rest), capsys.readouterr().err
             assert status != 2 or MISSING.search(said), said
+            assert "--debug" not in said, f"nobody foresaw this: {said}"
         case ["python", script, *rest] if script.startswith("benchmarks"):
             told = parsed(script, rest, monkeypatch)
             assert told, f"{document}: {script} {rest}: {capsys.readouterr().err}"

@@ -17,7 +17,7 @@ from samlit.searching import words_of
 from samlit.segments import Panoptic, Segments
 from samlit.structures import Sample, Scene
 
-__all__ = ["Labels", "joined", "labeller"]
+__all__ = ["Labels", "joined", "labeller", "masks_of"]
 
 Labels = Callable[[Scene, int, Sequence[Rle]], Sequence[Any]]
 """A scene, the number of one of its images, and masks of it at its own size, to the class of each mask: an id of the
@@ -57,7 +57,9 @@ def _nearest(names: Mapping[Any, str], scene: Scene, image: int, masks: Sequence
     kinds, classes = list(names), list[Any]()
     for at in range(0, len(masks), AT_ONCE):
         some = replace(sample, masks=tuple(masks[at : at + AT_ONCE]), phrases=(), numbers=())
-        batch = frames.pack([frames.frame(some, max(scene.batch.image.shape[-2:]))]).to(device)
+        framed = frames.pack([frames.frame(some, max(scene.batch.image.shape[-2:]), pixels=False)]).to(device)
+        # The picture is in the scene's frame already.
+        batch = replace(framed, image=scene.batch.image[image : image + 1])
         with torch.no_grad():
             seen = words.likeness(batch.masks, replace(scene, batch=batch), batch.image_index)
         classes += [kinds[k] for k in (seen @ meant.T).argmax(1).tolist()]
@@ -106,3 +108,8 @@ def joined(masks: Sequence[Rle], classes: Sequence[Any], size: tuple[int, int], 
         kinds[number] = classes[k]
     there = set(np.unique(labels).tolist())
     return Segments(labels, {number: kind for number, kind in kinds.items() if number in there})
+
+
+def masks_of(made: Segments) -> list[Rle]:
+    """A mask for each of an image's segments."""
+    return [rle.encode(made.map == number) for number in made.classes]

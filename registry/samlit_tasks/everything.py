@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from samlit import rle
-from samlit.colouring import coloured
+from samlit.colouring import shown
 from samlit.contracts import Task
 from samlit.metrics import MeanByName
 from samlit.rle import Rle
@@ -65,10 +65,7 @@ class Everything(Task):
 
     def show(self, scene: Scene, result: Result) -> Sequence[Image.Image]:
         """Each image with its masks in colours."""
-        return [
-            Image.fromarray(coloured(sample.pixels(), [one.rle for one in masks]))
-            for sample, masks in zip(scene.batch.samples, result["found"], strict=True)
-        ]
+        return shown(scene.batch.samples, ([one.rle for one in masks] for masks in result["found"]))
 
 
 def _truths(scene: Scene, image: int) -> list[Rle]:

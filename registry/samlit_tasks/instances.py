@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from samlit import tracing
-from samlit.colouring import coloured
+from samlit.colouring import shown
 from samlit.contracts import Task
 from samlit.detection import Annotations, average_precision, read_boxes
 from samlit.metrics import Collected
@@ -103,12 +103,9 @@ class Instances(Task):
 
     def show(self, scene: Scene, result: Result) -> Sequence[Image.Image]:
         """Each image with its masks, of boxes that the detector is half sure of, in colours."""
-        shown = []
-        for sample, row in zip(scene.batch.samples, result["instances"], strict=True):
-            sure = [one["segmentation"] for one in row["results"] if one["score"] >= SURE]
-            masks = [Rle(sample.size, told["counts"]) for told in sure]
-            shown.append(Image.fromarray(coloured(sample.pixels(), masks)))
-        return shown
+        sure = ([one["segmentation"] for one in row["results"] if one["score"] >= SURE] for row in result["instances"])
+        masks = ([Rle(tuple(told["size"]), told["counts"]) for told in some] for some in sure)
+        return shown(scene.batch.samples, masks)
 
     def metric(self) -> Precision:
         """AP, in all, at two thresholds, by size, and by frequency with LVIS's rules."""

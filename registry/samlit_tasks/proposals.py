@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from samlit import rle
-from samlit.colouring import coloured
+from samlit.colouring import shown
 from samlit.contracts import Task
 from samlit.detection import Annotations, average_recall, groups
 from samlit.metrics import Collected
@@ -78,10 +78,7 @@ class Proposals(Task):
 
     def show(self, scene: Scene, result: Result) -> Sequence[Image.Image]:
         """Each image with the proposal nearest to each true mask, of those with an IoU of .5 or more, in colours."""
-        return [
-            Image.fromarray(coloured(sample.pixels(), masks))
-            for sample, masks in zip(scene.batch.samples, result["hits"], strict=True)
-        ]
+        return shown(scene.batch.samples, result["hits"])
 
     def questions(self, scene: Scene) -> int:
         """All batches of points, of all windows."""

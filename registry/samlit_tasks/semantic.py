@@ -7,14 +7,13 @@ from typing import Any
 
 from PIL import Image
 
-from samlit import rle
 from samlit import segments as _segments
-from samlit.colouring import coloured
+from samlit.colouring import shown
 from samlit.contracts import Task
 from samlit.metrics import Collected
 from samlit.structures import Prediction, PromptSet, Result, Scene
 from samlit_tasks._automatic import Automatic, everything, questions
-from samlit_tasks._labelled import joined, labeller
+from samlit_tasks._labelled import joined, labeller, masks_of
 
 __all__ = ["Semantic"]
 
@@ -66,11 +65,7 @@ class Semantic(Task):
 
     def show(self, scene: Scene, result: Result) -> Sequence[Image.Image]:
         """Each image with its classes in colours."""
-        shown = []
-        for sample, mine in zip(scene.batch.samples, result["segments"], strict=True):
-            masks = [rle.encode(mine.map == number) for number in mine.classes]
-            shown.append(Image.fromarray(coloured(sample.pixels(), masks)))
-        return shown
+        return shown(scene.batch.samples, (masks_of(mine) for mine in result["segments"]))
 
     def metric(self) -> MeanIou:
         """MIoU."""

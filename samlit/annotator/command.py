@@ -40,15 +40,11 @@ encryption, so put it behind a tunnel or a proxy that has.
 
 def main(argv: list[str]) -> int:
     """Run the command with the words after `samlit annotate`."""
-    from argparse import RawDescriptionHelpFormatter
-
     parser = ArgumentParser(
         prog="samlit annotate",
         usage="samlit annotate --images DIR (--weights W | --report | --export coco FILE) [OPTION ...]",
         description="Masks of a folder's images, by people in the browser.",
         epilog=EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--images", required=True, metavar="DIR", help="a folder of images, with its folders")
     published = "published weights (`samlit list weights`), or a file: runs/NAME/best.ckpt"

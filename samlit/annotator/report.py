@@ -14,7 +14,7 @@ from rich.table import Table
 from samlit.annotator.store import Store
 from samlit.errors import SamlitError
 
-__all__ = ["Row", "rows", "show", "unreadable"]
+__all__ = ["Row", "rows", "show"]
 
 
 @dataclass
@@ -50,8 +50,9 @@ class Row:
         return self.accepted / decided if decided else None
 
 
-def rows(store: Store) -> list[Row]:
-    """A row a model, in the order in which the models come up."""
+def rows(store: Store) -> tuple[list[Row], list[str]]:
+    """A row a model, in the order in which the models come up; and what is wrong with each file that is in no row."""
+    damaged: list[str] = []
     found: dict[str, Row] = {}
     seen: dict[str, set[str]] = defaultdict(set)
 
@@ -61,7 +62,8 @@ def rows(store: Store) -> list[Row]:
     for item in store.items:
         try:
             document = store.read(item)
-        except SamlitError:  # `unreadable` tells of them
+        except SamlitError as error:
+            damaged.append(str(error))
             continue
         own = document["samlit"]
         for one in own["rejected"]:
@@ -86,28 +88,17 @@ def rows(store: Store) -> list[Row]:
             row.missed += proposal is None and name in own["offered"]
     for name, row in found.items():
         row.images = len(seen[name])
-    return list(found.values())
-
-
-def unreadable(store: Store) -> list[str]:
-    """What is wrong with each file of annotations that cannot be read, and so is in no row."""
-    found = []
-    for item in store.items:
-        try:
-            store.read(item)
-        except SamlitError as error:
-            found.append(str(error))
-    return found
+    return list(found.values()), damaged
 
 
 def show(store: Store) -> None:
     """Print the rows for a person, with the images that are done."""
-    told = rows(store)
+    told, damaged = rows(store)
     done = sum(store.summary(item)["done"] for item in store.items)
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     console.print(f"{len(store.items)} images, {done} done")
-    if damaged := unreadable(store):
-        others = f", and {len(damaged) - 1} more files cannot be read" if len(damaged) > 1 else ""
+    if damaged:
+        others = f" ({len(damaged)} files in all)" if len(damaged) > 1 else ""
         console.print(f"not counted: {damaged[0]}{others}", soft_wrap=True, markup=False)
     if not told:
         console.print("no mask has been accepted yet")

@@ -63,15 +63,11 @@ examples:
 
 def main(argv: list[str]) -> int:
     """Run the command with the words after `samlit generate`."""
-    from argparse import RawDescriptionHelpFormatter
-
     parser = ArgumentParser(
         prog="samlit generate",
         usage="samlit generate (--images DIR | --data SOURCE:PATH ...) --weights W --out DIR [OPTION ...]",
         description="Masks of everything in images, as shards in SA-1B's layout.",
         epilog=EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--images", metavar="DIR", help="a folder of images, with its folders")

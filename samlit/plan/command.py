@@ -24,15 +24,11 @@ OWN = ("recipe", "devices", "gpu", "share", "json", "help")
 
 def main(argv: list[str]) -> int:
     """Run the command with the words after `samlit plan`."""
-    from argparse import RawDescriptionHelpFormatter
-
     parser = ArgumentParser(
         prog="samlit plan",
         usage="samlit plan --recipe NAME|FILE [--devices N] [--gpu NAME] [--share S] [--json] [any key of the recipe]",
         description="Parameters, FLOPs, memory by part, images a second, hours; whether it fits, and what to change.",
         epilog=EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--recipe", metavar="NAME", help=f"a recipe ({', '.join(recipe.names())}) or a file")
     parser.add_argument("--devices", type=int, metavar="N", help="GPUs in all; as the recipe says if not given")

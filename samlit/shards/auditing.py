@@ -48,14 +48,10 @@ that which is most like it.
 
 def main(argv: list[str]) -> int:
     """Run the command with the words after `samlit shards audit`."""
-    from argparse import RawDescriptionHelpFormatter
-
     parser = ArgumentParser(
         prog="samlit shards audit",
         description="Draw masks by chance for a person to correct, and compare them with what became of them.",
         epilog=EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("root", nargs="?", metavar="ROOT", help="a folder of sa_*.tar, a tar, or their address")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder of the audit")

@@ -75,7 +75,6 @@ def main(argv: list[str]) -> int:
         prog="samlit shards check",
         description="Read all of every shard, decode each image and mask, and list what is damaged. "
         "The exit status is 1 where anything is.",
-        allow_abbrev=False,
     )
     parser.add_argument("root", metavar="ROOT", help="a folder of sa_*.tar, a tar, their address, or a list of links")
     told = "processes (all processors)"

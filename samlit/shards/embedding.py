@@ -36,14 +36,10 @@ examples:
 
 def main(argv: list[str]) -> int:
     """Run the command with the words after `samlit shards embed`."""
-    from argparse import RawDescriptionHelpFormatter
-
     parser = ArgumentParser(
         prog="samlit shards embed",
         description="What CLIP sees in cut-outs of masks, once for all trainings of a text prompt.",
         epilog=EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("root", metavar="SHARDS", help="a folder of shards, or one")
     parser.add_argument("--recipe", required=True, metavar="NAME|FILE", help="a recipe with a text prompt")

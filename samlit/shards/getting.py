@@ -24,7 +24,6 @@ def main(argv: list[str]) -> int:
         prog="samlit shards get",
         description="Download the archives of SA-1B from the list of links that its page offers after its licence is "
         "accepted: a text file of file_name and cdn_link. The same command goes on where an earlier one was stopped.",
-        allow_abbrev=False,
     )
     parser.add_argument("links", type=Path, metavar="LINKS", help="the list of links; they expire after some days")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder of the shards")

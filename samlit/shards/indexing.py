@@ -20,7 +20,6 @@ def main(argv: list[str]) -> int:
         prog="samlit shards index",
         description="Read the headers of all shards and note where every record lies: an index file a shard, and "
         "manifest.json for all of them. What is known and has not changed is not read again.",
-        allow_abbrev=False,
     )
     parser.add_argument("root", metavar="ROOT", help="a folder of sa_*.tar, a tar, their address, or a list of links")
     parser.add_argument("--hash", action="store_true", help="compute the sha256 of shards that have none noted")

@@ -47,14 +47,10 @@ was stopped. What is damaged is left out and listed in DIR/quarantine.jsonl.
 
 def main(argv: list[str]) -> int:
     """Run the command with the words after `samlit shards make`."""
-    from argparse import RawDescriptionHelpFormatter
-
     parser = ArgumentParser(
         prog="samlit shards make",
         description="Shards in SA-1B's layout of any source.",
         epilog=EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("sources", nargs="+", metavar="SOURCE:PATH", help="what they are made of: coco:train.json")
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the shards")
