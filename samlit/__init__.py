@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from samlit.contracts import Decoder, Encoder, Prompt, Source, Task
     from samlit.datamodule import SamData
     from samlit.errors import SamlitError, UsageError
+    from samlit.everything import Found
     from samlit.model import Sam
     from samlit.module import SamModule
     from samlit.predictor import InFrame, Masks, Predictor
@@ -25,6 +26,7 @@ __all__ = [
     "Decoder",
     "Embedding",
     "Encoder",
+    "Found",
     "InFrame",
     "Masks",
     "Prediction",
@@ -48,6 +50,7 @@ _MODULES = {
     "contracts": ("Decoder", "Encoder", "Prompt", "Source", "Task"),
     "datamodule": ("SamData",),
     "errors": ("SamlitError", "UsageError"),
+    "everything": ("Found",),
     "model": ("Sam",),
     "module": ("SamModule",),
     "predictor": ("InFrame", "Masks", "Predictor"),

@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from samlit import checkpoints, frames, images
+from samlit import checkpoints, everything, frames, images
 from samlit.embeddings import Embedded, fingerprint
+from samlit.everything import Found
 from samlit.model import Sam
 from samlit.structures import Embedding, PromptSet, Ragged, Sample
 
@@ -203,6 +204,23 @@ class Predictor:
             raise ValueError(f"there is no image {wrong[0]}: {len(self._sizes)} are set, numbered from 0")
         rows = [self._row(given, i) for given, i in zip(prompts, which, strict=True)]
         return self._answers(embedding, rows, which, multimask, at_once)
+
+    def everything(self, image: Pixels, **options: object) -> list[Found]:
+        """Masks of all there is in an image, by a grid of points; images that are set stay set.
+
+        Args:
+            image: In any form that `set_image` takes. It is embedded anew, and so are its windows, if there are any.
+            options: Of the task `everything`, named and preset as those of SAM's automatic mask generator:
+                `points_per_side`, `pred_iou_thresh`, `crop_n_layers`, ... (`samlit evaluate --task everything --help`).
+
+        Returns:
+            The masks in the order in which NMS left them.
+
+        Raises:
+            ValueError: It is no image, or there is no such option, or its value is out of range.
+        """
+        task = everything.task(**options)
+        return everything.find(self.net, self.image_size, _pixels(image), task)
 
     def _answers(
         self,

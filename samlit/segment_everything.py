@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
-from samlit import atomic, frames, images, rle
-from samlit.answers import Answers
+from samlit import atomic, images
 from samlit.bars import bar
 from samlit.colouring import coloured
 from samlit.contracts import Task
-from samlit.loop import drive
+from samlit.everything import find
 from samlit.model import Sam
-from samlit.structures import Prediction, PromptSet, Sample, Scene
 
 __all__ = ["run"]
 
@@ -41,27 +38,8 @@ def run(net: Sam, side: int, names: Sequence[str], out: Path, task: Task) -> Non
     rows: list[dict[str, Any]] = []
     for name in names:
         pixels = images.read(name)
-        sample = Sample(name, pixels, ())
-        batch = frames.pack([frames.frame(sample, side)]).to(net.pixel_mean.device)
-        batch.samples = [sample]
-        scene = Scene(batch, net.prompt_types)
-        answers, total, done = Answers(net, batch), task.questions(scene), 0
-        with bar() as progress, torch.no_grad():
-
-            def answer(
-                prompts: PromptSet,
-                answers: Answers = answers,
-                total: int = total,
-                what: str = Path(name).name,
-                progress: Any = progress,
-            ) -> Prediction:
-                nonlocal done
-                given = answers(prompts)
-                done += 1
-                progress(done, total, what)
-                return given
-
-            (found,) = drive(task, scene, answer)["found"]
+        with bar() as progress:
+            found = find(net, side, pixels, task, progress, Path(name).name)
         print(f"{name}: {len(found)} masks")
         if out.suffix.lower() == ".json":
             rows += [{"file_name": name, **one.record()} for one in found]
@@ -72,6 +50,6 @@ def run(net: Sam, side: int, names: Sequence[str], out: Path, task: Task) -> Non
         else:
             for i, one in enumerate(found, 1):
                 with atomic.writing(out / f"{Path(name).stem}_{i}.png") as stream:
-                    Image.fromarray(rle.decode(one.rle).astype(np.uint8) * 255).save(stream, format="PNG")
+                    Image.fromarray(one.mask.astype(np.uint8) * 255).save(stream, format="PNG")
     if out.suffix.lower() == ".json":
         atomic.write(out, json.dumps(rows, indent=1) + "\n")

@@ -315,7 +315,8 @@ def test_the_papers_rules_on_a_photograph(tmp_path):
 
 
 def test_the_rules_of_the_paper_each_drop_what_they_say():
-    from samlit_tasks._automatic import Automatic, Found, _cleaned
+    from samlit.everything import Found
+    from samlit_tasks._automatic import Automatic, _cleaned
 
     def found(*squares):
         mask = np.zeros((100, 100), bool)

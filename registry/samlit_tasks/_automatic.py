@@ -10,15 +10,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 from torchvision.ops import batched_nms
 
 from samlit import frames, rle
+from samlit.everything import Found
 from samlit.rle import Rle
 from samlit.structures import Prediction, PromptSet, Ragged, Scene, Window
 from samlit.tracing import Traced, strings, trace
 
-__all__ = ["Automatic", "Found", "everything", "questions"]
+__all__ = ["Automatic", "everything", "questions"]
 
 EDGE = 20.0
 """Pixels of the image within which a box is at its window's edge."""
@@ -75,45 +75,6 @@ class Automatic:
             raise ValueError(f"stability_score_offset: 0 or more, not {self.stability_score_offset:g}")
         if self.max_mask_share is not None and not 0 < self.max_mask_share <= 1:
             raise ValueError(f"max_mask_share: a share, above 0 and up to 1, not {self.max_mask_share:g}")
-
-
-@dataclass(frozen=True)
-class Found:
-    """One mask that was found.
-
-    Attributes:
-        rle: Of the image's own size.
-        area: Pixels.
-        box: x0, y0, x1, y1, the last pixel included.
-        predicted_iou: What the model expects.
-        stability: IoU of the masks at two thresholds; of the mask before small regions were removed.
-        point: x, y in the image, that was asked about.
-        crop: x0, y0, x1, y1 of the window that it was found in.
-        logits: (4h, 4w), low-res logits over that window's frame, where they were to be kept.
-    """
-
-    rle: Rle
-    area: int
-    box: tuple[int, int, int, int]
-    predicted_iou: float
-    stability: float
-    point: tuple[float, float]
-    crop: tuple[int, int, int, int]
-    logits: Tensor | None = None
-
-    def record(self) -> dict[str, object]:
-        """The official generator's record, its mask as a COCO string, as in SA-1B."""
-        x0, y0, x1, y1 = self.box
-        cx0, cy0, cx1, cy1 = self.crop
-        return {
-            "segmentation": {"size": list(self.rle.size), "counts": self.rle.counts},
-            "area": self.area,
-            "bbox": [x0, y0, x1 - x0, y1 - y0],
-            "predicted_iou": self.predicted_iou,
-            "point_coords": [list(self.point)],
-            "stability_score": self.stability,
-            "crop_box": [cx0, cy0, cx1 - cx0, cy1 - cy0],
-        }
 
 
 def everything(

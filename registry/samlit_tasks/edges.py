@@ -15,10 +15,11 @@ from torchmetrics import Metric
 
 from samlit import boundaries, rle, tracing
 from samlit.contracts import Task
+from samlit.everything import Found
 from samlit.lines import draw_precision
 from samlit.metrics import Collected
 from samlit.structures import Prediction, PromptSet, Result, Scene
-from samlit_tasks._automatic import Automatic, Found, everything
+from samlit_tasks._automatic import Automatic, everything
 
 __all__ = ["Edges"]
 

@@ -12,10 +12,11 @@ from samlit import rle
 from samlit.colouring import shown
 from samlit.contracts import Task
 from samlit.detection import Annotations, average_recall, groups
+from samlit.everything import Found
 from samlit.metrics import Collected
 from samlit.rle import Rle
 from samlit.structures import Prediction, PromptSet, Result, Scene
-from samlit_tasks._automatic import Automatic, Found, everything, questions
+from samlit_tasks._automatic import Automatic, everything, questions
 
 __all__ = ["Proposals"]
 

@@ -10,17 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from samlit import atomic, frames, images, rle
+from samlit import atomic, everything, images, rle
 from samlit.annotator.store import Store
-from samlit.answers import Answers
 from samlit.contracts import Task
 from samlit.embeddings import fingerprint
-from samlit.loop import drive
 from samlit.model import Sam
 from samlit.rle import Rle
-from samlit.structures import Sample, Scene
 
 __all__ = ["COVERED", "Everything", "Proposal", "Proposals", "Proposer", "open_ones"]
 
@@ -73,13 +68,8 @@ class Everything:
         Raises:
             Damaged: The image cannot be read, or is too large.
         """
-        sample = Sample(path, images.read(path), ())
-        batch = frames.pack([frames.frame(sample, self.side)]).to(self.net.pixel_mean.device)
-        batch.samples = [sample]
-        with torch.no_grad():
-            scene = Scene(batch, self.net.prompt_types)
-            (found,) = drive(self.task, scene, Answers(self.net, batch))["found"]
-        return sorted((Proposal.of(one.rle, float(one.predicted_iou)) for one in found), key=lambda p: -p.predicted_iou)
+        found = everything.find(self.net, self.side, images.read(path), self.task)
+        return sorted((Proposal.of(one.rle, one.predicted_iou) for one in found), key=lambda p: -p.predicted_iou)
 
 
 class Proposals:

@@ -5,19 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from PIL import Image
 
-from samlit import frames, rle
-from samlit.answers import Answers
+from samlit import everything, rle
 from samlit.contracts import Task
 from samlit.images import Encoded
-from samlit.loop import drive
 from samlit.model import Sam
 from samlit.rle import Rle
 from samlit.shards.conversion import encode, is_plain
 from samlit.shards.records import Annotation, Record
-from samlit.structures import Sample, Scene
+from samlit.structures import Sample
 
 __all__ = ["Finder", "stored"]
 
@@ -72,13 +69,7 @@ class Finder:
         Raises:
             Damaged: The image cannot be decoded.
         """
-        pixels = sample.pixels()
-        shown = Sample(sample.key, pixels, ())
-        batch = frames.pack([frames.frame(shown, self.side)]).to(self.net.pixel_mean.device)
-        batch.samples = [shown]
-        scene = Scene(batch, self.net.prompt_types)
-        with torch.no_grad():
-            (found,) = drive(self.task, scene, Answers(self.net, batch))["found"]
+        found = everything.find(self.net, self.side, sample.pixels(), self.task)
         jpeg, size, _ = stored(sample, self.short_side, self.quality)
         annotations = [_annotation(one.record(), sample.size, size) for one in found]
         return Record(image_id, size, jpeg, tuple(a for a in annotations if a is not None), sample.key)
