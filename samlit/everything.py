@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from samlit import frames, plugins, rle
+from samlit import frames, rle
 from samlit.answers import Answers
 from samlit.contracts import Task
-from samlit.errors import did_you_mean
 from samlit.loop import drive
 from samlit.model import Sam
 from samlit.rle import Rle
 from samlit.structures import Prediction, PromptSet, Sample, Scene
 
-__all__ = ["Found", "find", "task"]
+__all__ = ["Found", "find"]
 
 
 @dataclass(frozen=True)
@@ -65,20 +63,6 @@ class Found:
             "stability_score": self.stability,
             "crop_box": [cx0, cy0, cx1 - cx0, cy1 - cy0],
         }
-
-
-def task(**options: Any) -> Task:
-    """The task `everything` with some of its options changed, such as `points_per_side=16`.
-
-    Raises:
-        ValueError: There is no such option, or its value is out of range; one line.
-    """
-    of_that_name = plugins.load(plugins.find("tasks", "everything").class_path, "everything")
-    default = of_that_name().options
-    if unknown := next((name for name in options if not hasattr(default, name)), None):
-        raise ValueError(f"everything has no option {unknown!r}{did_you_mean(unknown, list(vars(default)))}")
-    made: Task = of_that_name(replace(default, **options))
-    return made
 
 
 def find(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from samlit import checkpoints, everything, frames, images
+from samlit import checkpoints, everything, frames, images, plugins
+from samlit.contracts import Task
 from samlit.embeddings import Embedded, fingerprint
+from samlit.errors import did_you_mean
 from samlit.everything import Found
 from samlit.model import Sam
 from samlit.structures import Embedding, PromptSet, Ragged, Sample
@@ -219,8 +221,7 @@ class Predictor:
         Raises:
             ValueError: It is no image, or there is no such option, or its value is out of range.
         """
-        task = everything.task(**options)
-        return everything.find(self.net, self.image_size, _pixels(image), task)
+        return everything.find(self.net, self.image_size, _pixels(image), _everything(options))
 
     def _answers(
         self,
@@ -297,6 +298,16 @@ class Predictor:
             shapes = ", ".join(str(tuple(value.shape)) for value in moved)
             raise ValueError(f"the {name} of one prompt must be of one shape, not {shapes}")
         return torch.stack(moved)
+
+
+def _everything(options: Mapping[str, object]) -> Task:
+    """The task `everything` with some of its options changed."""
+    of_that_name = plugins.load(plugins.find("tasks", "everything").class_path, "everything")
+    default: Any = of_that_name().options
+    if unknown := next((name for name in options if not hasattr(default, name)), None):
+        raise ValueError(f"everything has no option {unknown!r}{did_you_mean(unknown, vars(default))}")
+    task: Task = of_that_name(replace(default, **options))
+    return task
 
 
 def _alike(rows: Sequence[dict[str, Tensor]], most: int) -> Iterator[list[dict[str, Tensor]]]:

@@ -1,17 +1,20 @@
 """Masks of everything, against the released generator with the same weights, and their recall."""
 
+import json
 import re
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.utils.amg import remove_small_regions
 
-from samlit import cli, frames, rle
+from samlit import cli, everything, frames, rle
 from samlit.answers import Answers
 from samlit.loop import drive
-from samlit.structures import PromptSet, Ragged, Sample, Scene
+from samlit.predictor import Predictor
+from samlit.structures import PromptSet, Ragged, Scene
 from samlit_tasks._automatic import Automatic, _without_small
 from samlit_tasks.everything import Everything, _best_iou
 from tests import conftest, official
@@ -26,12 +29,7 @@ def both():
 
 def found_in(net, side, pixels, **keys):
     """What samlit finds in an image."""
-    sample = Sample("one", pixels, ())
-    batch = frames.pack([frames.frame(sample, side)])
-    batch.samples = [sample]
-    view = Scene(batch, net.prompt_types)
-    with torch.no_grad():
-        return drive(Everything(Automatic(**keys)), view, Answers(net, batch))["found"][0]
+    return everything.find(net, side, pixels, Everything(Automatic(**keys)))
 
 
 def assert_same(found, theirs, iou=0.99):
@@ -233,3 +231,31 @@ def test_it_validates_a_training_and_watches_what_it_forgets(tmp_path, capsys):
     numbers = dict(re.findall(r"\b((?:val|forgetting)/\w+)[^\d\n]+(\d[\d.]*)", out))
     assert {"val/average_recall", "val/masks", "forgetting/recall_50"} <= numbers.keys(), out
     assert 0 <= float(numbers["val/miou"]) <= 1, "a number of masks is no share"
+
+
+def test_python_is_given_what_the_command_finds(checkpoint, tmp_path):
+    Image.fromarray(picture(40, 70)).save(tmp_path / "one.png")
+    words = ["segment", str(tmp_path / "one.png"), "--weights", str(checkpoint), "--everything"]
+    keys = {"points_per_side": 5, "pred_iou_thresh": None, "stability_score_thresh": None, "box_nms_thresh": 0.9}
+    words += [f"--everything.{key}={json.dumps(value)}" for key, value in keys.items()]
+    assert cli.main([*words, "--out", str(tmp_path / "found.json")]) == 0
+    rows = json.loads((tmp_path / "found.json").read_text())
+    found = Predictor.load(checkpoint).everything(tmp_path / "one.png", **keys)
+    assert found
+    assert [json.loads(json.dumps(one.record())) for one in found] == [
+        {key: value for key, value in row.items() if key != "file_name"} for row in rows
+    ]
+    assert found[0].mask.shape == (40, 70)
+    assert found[0].mask.sum() == found[0].area
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"points_per_sides": 4}, "no option 'points_per_sides'; did you mean 'points_per_side'"),
+        ({"points_per_side": 0}, "points_per_side: one at least, not 0"),
+    ],
+)
+def test_an_option_that_is_none_is_said_in_python_too(options, says, checkpoint):
+    with pytest.raises(ValueError, match=says):
+        Predictor.load(checkpoint).everything(picture(40, 70), **options)
