@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--iou", type=float, default=0.85, help="from which a mask is accepted")
     parser.add_argument("--clicks", type=int, default=20, help="after which a mask is painted by hand")
     parser.add_argument("--steps", type=int, default=80, help="of each training")
+    parser.add_argument("--rate", type=float, default=3e-5, help="learning rate of each training")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     out = Path(options.out)
@@ -117,7 +118,8 @@ def retrained(source: Coco, rounds: list[dict[str, Any]], number: int, options: 
     """The weights after learning from what has been accepted so far."""
     folder = Path(options.out) / f"model{number + 1}"
     last = folder / "last.ckpt"
-    if last.exists():
+    done = folder / "seconds"  # written last: a training that was stopped leaves last.ckpt too
+    if done.exists():
         return str(last)
     masks = folder.parent / f"accepted{number + 1}.json"
     accepted = [row for one in rounds for row in one["now"]]
@@ -130,9 +132,13 @@ def retrained(source: Coco, rounds: list[dict[str, Any]], number: int, options: 
     words += ["--trainer.limit_val_batches", "2", "--trainer.val_check_interval", str(options.steps)]
     words += ["--trainer.num_sanity_val_steps", "0", "--trainer.default_root_dir", str(folder)]
     words += ["--trainer.accelerator", "cpu" if options.device == "cpu" else "gpu"]
+    words += ["--model.optim.lr", str(options.rate)]
+    words += ["--ckpt_path", "last"] if last.exists() else []
     began = time.monotonic()
     subprocess.run([sys.executable, "-m", "samlit", *words], check=True, env=os.environ)
-    print(f"learned from {len(accepted)} masks in {time.monotonic() - began:.0f} s", flush=True)
+    seconds = time.monotonic() - began
+    atomic.write(done, f"{seconds:.0f}\n")
+    print(f"learned from {len(accepted)} masks in {seconds:.0f} s", flush=True)
     return str(last)
 
 
