@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,8 @@ def bar() -> Iterator[Callable[[int, int, str], None]]:
     Where stderr is no terminal, a line every half minute and one at the end.
     """
     console = Console(stderr=True)
-    with _drawn(console) if console.is_terminal else _told(console) as report:
+    # Not what rich takes for one: FORCE_COLOR is set where lines cannot be drawn over, as in a notebook.
+    with _drawn(console) if sys.stderr.isatty() else _told(console) as report:
         yield report
 
 

@@ -19,3 +19,12 @@ def test_a_log_gets_a_line_now_and_then_and_one_at_the_end(monkeypatch, capsys):
         "drawing 91/100",
         "drawing 100/100",
     ]
+
+
+def test_what_asks_for_colours_does_not_make_a_terminal(monkeypatch, capsys):
+    """Jupyter's kernels set it, for programs that write into a notebook's cell, which cannot go up a line."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with bars.bar() as report:
+        for done in range(1, 4):
+            report(done, 3, "drawing")
+    assert capsys.readouterr().err == "drawing 3/3\n"
