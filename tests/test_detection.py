@@ -328,3 +328,10 @@ def test_images_of_another_size_do_not_belong(tmp_path):
     other = scene(samples(sizes=((60, 90),)))
     with pytest.raises(ValueError, match="image 7 is 50 x 90 there, and picture 0 is 60 x 90: they do not belong"):
         drive(Instances(str(file)), other, Noisy(other))
+
+
+def test_annotations_of_other_images_are_told_before_anything_is_asked(tmp_path):
+    made = samples(sizes=((50, 90), (60, 90)), count=2)
+    file = annotated(tmp_path, made[:1])
+    with pytest.raises(ValueError, match="has no image 'picture 1'"):
+        next(Proposals(str(file)).rounds(scene(made)))

@@ -354,3 +354,11 @@ def test_pictures_that_do_not_belong_are_one_line(tmp_path):
     (tmp_path / "panoptic" / "5.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"^.*5\.png cannot be read \([^\n]*\)$"):
         known.segments("picture 0")
+
+
+@pytest.mark.parametrize("task", [Panoptic, Semantic])
+def test_annotations_of_other_images_are_told_before_anything_is_asked(tmp_path, task):
+    made = samples(sizes=((50, 90), (60, 90)), count=2)
+    file = written(tmp_path, made[:1])
+    with pytest.raises(ValueError, match="has no image 'picture 1'"):
+        next(task(str(file), labels=None, options=UNFILTERED).rounds(scene(made)))

@@ -49,13 +49,14 @@ class Panoptic(Task):
 
     def rounds(self, scene: Scene) -> Generator[PromptSet, Prediction, Result]:
         """Yield the grid's points; the result is "panoptic", counts by class of each image, and the "segments"."""
+        known = [self.annotations.segments(sample.key, sample.size) for sample in scene.batch.samples]
         found = yield from everything(scene, self.options)
         made, rows = [], []
         for k, (sample, masks) in enumerate(zip(scene.batch.samples, found, strict=True)):
             strings = [one.rle for one in masks]
             named = self.labels(scene, k, strings)
             mine = joined(strings, named, sample.size, self.annotations.things)
-            told = _segments.compare(self.annotations.segments(sample.key, sample.size), mine)
+            told = _segments.compare(known[k], mine)
             made.append(mine)
             rows.append([[kind, *counts] for kind, counts in told.items()])
         return {"panoptic": rows, "segments": made}

@@ -57,11 +57,11 @@ class Proposals(Task):
 
     def rounds(self, scene: Scene) -> Generator[PromptSet, Prediction, Result]:
         """Yield the grid's points; the result is "proposals", pairs and groups by image, and the "hits"."""
+        known = [self._truths(sample.key, sample.masks) for sample in scene.batch.samples]
         found = yield from everything(scene, self.options)
         rows, hits = [], []
-        for sample, masks in zip(scene.batch.samples, found, strict=True):
+        for truths, masks in zip(known, found, strict=True):
             ranked = sorted(masks, key=_rank)[: self.most]
-            truths = self._truths(sample.key, sample.masks)
             iou = _iou([mask for _, mask in truths], [one.rle for one in ranked])
             # Pairs that count for something: all of them would be gigabytes for LVIS.
             pairs = [(int(k), int(n), float(iou[k, n])) for k, n in np.argwhere(iou >= 0.5)]

@@ -49,12 +49,13 @@ class Semantic(Task):
 
     def rounds(self, scene: Scene) -> Generator[PromptSet, Prediction, Result]:
         """Yield the grid's points; the result is "semantic", pixels by class of each image, and the "segments"."""
+        known = [self.annotations.segments(sample.key, sample.size) for sample in scene.batch.samples]
         found = yield from everything(scene, self.options)
         made, rows = [], []
         for k, (sample, masks) in enumerate(zip(scene.batch.samples, found, strict=True)):
             strings = [one.rle for one in masks]
             mine = joined(strings, self.labels(scene, k, strings), sample.size, set())
-            told = _segments.shares(self.annotations.segments(sample.key, sample.size), mine)
+            told = _segments.shares(known[k], mine)
             made.append(mine)
             rows.append([[kind, *pixels] for kind, pixels in told.items()])
         return {"semantic": rows, "segments": made}
