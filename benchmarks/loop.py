@@ -7,7 +7,8 @@ the true one, and accepts it. A mask that the most clicks do not bring there is 
 with a brush, and counts as that many clicks. Between two rounds the recipe `finetune` learns from all masks so far:
 accepted ones as the model drew them, painted ones as they truly are. Each round has images of its own, so that no model
 has seen what it proposes for; how many clicks the first model takes on the same masks is told beside it, for images
-differ in difficulty.
+differ in difficulty. For the same reason each model is also tried on images that no round has: those tell whether the
+clicks become fewer from round to round.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="a folder; what is there already is not done again")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=int, default=10, help="images a round")
+    parser.add_argument("--held", type=int, default=10, help="images that no round has, to try each model on")
     parser.add_argument("--masks", type=int, default=8, help="most masks of an image")
     parser.add_argument("--iou", type=float, default=0.85, help="from which a mask is accepted")
     parser.add_argument("--clicks", type=int, default=20, help="after which a mask is painted by hand")
@@ -48,26 +52,48 @@ def main() -> None:
     out = Path(options.out)
     source = Coco(options.annotations)
     source.prepare()
-    order = random.Random(0).sample(range(len(source)), options.rounds * options.images)
+    needed = options.rounds * options.images + options.held
+    if needed > len(source):
+        parser.error(
+            f"{needed} images are needed, and {options.annotations} has {len(source)}: fewer --images or --held"
+        )
+    order = random.Random(0).sample(range(len(source)), len(source))
+    held = order[len(order) - options.held :]
     weights = options.weights
     rounds: list[dict[str, Any]] = []
+    tried = [kept(out / "held0.json", partial(annotated, source, held, weights, options))]
+    tell(f"first model, on {len(held)} images of no round", tried[0], tried[0])
     for number in range(options.rounds):
+        images = order[number * options.images : (number + 1) * options.images]
         file = out / f"round{number + 1}.json"
-        if not file.exists():
-            began = time.monotonic()
-            images = order[number * options.images : (number + 1) * options.images]
-            now = annotated(source, images, weights, options)
-            first = now if number == 0 else annotated(source, images, options.weights, options)
-            told = {"now": now, "first": first, "seconds": round(time.monotonic() - began, 1)}
-            atomic.write(file, json.dumps(told))
-        rounds.append(json.loads(file.read_bytes()))
-        tell(number, rounds[-1])
-        if number + 1 < options.rounds:
-            weights = retrained(source, rounds, number, options)
-    summary = {"options": vars(options), "rounds": [summed(one) for one in rounds]}
+        rounds.append(kept(file, partial(both, source, images, weights, options)))
+        tell(f"round {number + 1}", rounds[-1]["now"], rounds[-1]["first"])
+        weights = retrained(source, rounds, number, options)
+        tried.append(kept(out / f"held{number + 1}.json", partial(annotated, source, held, weights, options)))
+        tell(f"model {number + 1}, on the images of no round", tried[-1], tried[0])
+    summary = {
+        "options": vars(options),
+        "rounds": [summed(one["now"], one["first"]) for one in rounds],
+        "held": [summed(one, tried[0]) for one in tried],
+    }
     atomic.write(out / "loop.json", json.dumps(summary, indent=1) + "\n")
-    plot(summary["rounds"], out / "loop.png")
+    plot(summary["rounds"], summary["held"], out / "loop.png")
     print(f"saved to {out / 'loop.json'} and {out / 'loop.png'}")
+
+
+def kept(file: Path, work: Callable[[], Any]) -> Any:
+    """What a file has, or what is worked out now and kept there."""
+    if not file.exists():
+        atomic.write(file, json.dumps(work()))
+    return json.loads(file.read_bytes())
+
+
+def both(source: Coco, images: list[int], weights: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The round's images with the model of now, and with the first."""
+    began = time.monotonic()
+    now = annotated(source, images, weights, options)
+    first = now if weights == options.weights else annotated(source, images, options.weights, options)
+    return {"now": now, "first": first, "seconds": round(time.monotonic() - began, 1)}
 
 
 def annotated(source: Coco, images: list[int], weights: str, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -167,23 +193,22 @@ def coco(source: Coco, rows: list[dict[str, Any]], file: Path) -> dict[str, Any]
     return {"images": list(images.values()), "annotations": annotations, "categories": categories}
 
 
-def summed(one: dict[str, Any]) -> dict[str, float]:
-    """A round in numbers."""
-    told: dict[str, float] = {"masks": len(one["now"])}
-    for name in ("now", "first"):
-        rows = one[name]
+def summed(now: list[dict[str, Any]], first: list[dict[str, Any]]) -> dict[str, float]:
+    """What became of some masks, in numbers: with a model, and with the first."""
+    told: dict[str, float] = {"masks": len(now)}
+    for name, rows in (("now", now), ("first", first)):
         told[f"{name}_painted"] = sum(row["painted"] for row in rows) / len(rows)
         told[f"{name}_clicks"] = sum(row["clicks"] for row in rows) / len(rows)
         told[f"{name}_first_click"] = sum(row["clicks"] == 1 and not row["painted"] for row in rows) / len(rows)
-    told["saved"], told["saved_low"], told["saved_high"] = saved(one)
+    told["saved"], told["saved_low"], told["saved_high"] = saved(now, first)
     return told
 
 
-def saved(one: dict[str, Any]) -> tuple[float, float, float]:
+def saved(now: list[dict[str, Any]], first: list[dict[str, Any]]) -> tuple[float, float, float]:
     """Clicks a mask fewer than with the first model, and the middle 90 % of that over images drawn with replacement."""
     by_image: dict[int, list[int]] = {}
-    for now, first in zip(one["now"], one["first"], strict=True):
-        by_image.setdefault(now["image"], []).append(first["clicks"] - now["clicks"])
+    for one, before in zip(now, first, strict=True):
+        by_image.setdefault(one["image"], []).append(before["clicks"] - one["clicks"])
     sums = np.array([[sum(fewer), len(fewer)] for fewer in by_image.values()], float)
     drawn = np.random.default_rng(0).integers(0, len(sums), (4000, len(sums)))
     total, masks = sums[drawn].sum(1).T
@@ -191,35 +216,51 @@ def saved(one: dict[str, Any]) -> tuple[float, float, float]:
     return float(sums[:, 0].sum() / sums[:, 1].sum()), float(low), float(high)
 
 
-def tell(number: int, one: dict[str, Any]) -> None:
-    told = summed(one)
-    print(
-        f"round {number + 1}: {told['masks']} masks, {told['now_clicks']:.2f} clicks per mask, "
-        f"{told['now_first_click']:.0%} with the first click, {told['now_painted']:.0%} painted; "
-        f"the first model: {told['first_clicks']:.2f} clicks, {told['first_first_click']:.0%}, "
-        f"{told['first_painted']:.0%}; saved {told['saved']:.2f}, 90 % of draws of images from "
-        f"{told['saved_low']:.2f} to {told['saved_high']:.2f}",
-        flush=True,
+def tell(what: str, now: list[dict[str, Any]], first: list[dict[str, Any]]) -> None:
+    told = summed(now, first)
+    line = (
+        f"{what}: {told['masks']} masks, {told['now_clicks']:.2f} clicks per mask, "
+        f"{told['now_first_click']:.0%} with the first click, {told['now_painted']:.0%} painted"
     )
+    if now != first:
+        line += (
+            f"; the first model: {told['first_clicks']:.2f} clicks, {told['first_first_click']:.0%}, "
+            f"{told['first_painted']:.0%}; saved {told['saved']:.2f}, 90 % of draws of images from "
+            f"{told['saved_low']:.2f} to {told['saved_high']:.2f}"
+        )
+    print(line, flush=True)
 
 
-def plot(rounds: list[dict[str, float]], file: Path) -> None:
-    """Clicks per accepted mask, round by round."""
+def plot(rounds: list[dict[str, float]], held: list[dict[str, float]], file: Path) -> None:
+    """Clicks per mask on the images of no round, after each training; and in each round beside the first model's."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure((6, 3.6), layout="constrained")
+    figure = Figure((9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    left, right = figure.subplots(1, 2, sharey=True)
+    seen = [0, *np.cumsum([one["masks"] for one in rounds])]
+    values = [one["now_clicks"] for one in held]
+    low = [one["saved"] - one["saved_low"] for one in held]
+    high = [one["saved_high"] - one["saved"] for one in held]
+    left.errorbar(seen, values, (high, low), fmt="o-", color="#e8710a", lw=2, capsize=3)
+    for x, y in zip(seen, values, strict=True):
+        left.annotate(f"{y:.2f}", (x, y), (8, 8), textcoords="offset points", color="#e8710a")
+    left.set(xticks=seen, xlabel="masks learned from", ylabel="clicks per accepted mask")
+    left.set_title(f"the same {held[0]['masks']} masks of images in no round", fontsize=10)
     at = range(1, len(rounds) + 1)
     for name, label, colour in (("first", "first model", "#9aa0a6"), ("now", "retrained each round", "#e8710a")):
         values = [one[f"{name}_clicks"] for one in rounds]
-        axes.plot(at, values, "o-", color=colour, label=label, lw=2)
+        right.plot(at, values, "o-", color=colour, label=label, lw=2)
         for x, y in zip(at, values, strict=True):
-            axes.annotate(f"{y:.1f}", (x, y), (0, 8), textcoords="offset points", ha="center", color=colour)
-    axes.set(xticks=list(at), xlabel="round", ylabel="clicks per accepted mask", ylim=(0, None))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+            right.annotate(f"{y:.2f}", (x, y), (0, 8), textcoords="offset points", ha="center", color=colour)
+    right.set(xticks=list(at), xlabel="round")
+    right.set_title("what each round annotated", fontsize=10)
+    right.legend(frameon=False, loc="lower left")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    top = max(*values, *(one["first_clicks"] for one in rounds), *(one["now_clicks"] for one in held))
+    left.set_ylim(0, 1.2 * top)
     atomic.replacing(file, lambda path: figure.savefig(path, format="png", dpi=150))
 
 
