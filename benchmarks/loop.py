@@ -4,11 +4,11 @@
 
 A simulated annotator clicks where a mask is wrong, farthest inside the larger error, until the mask has enough IoU with
 the true one, and accepts it. A mask that the most clicks do not bring there is painted by hand, as people do
-with a brush, and counts as that many clicks. Between two rounds the recipe `finetune` learns from all masks so far:
-accepted ones as the model drew them, painted ones as they truly are. Each round has images of its own, so that no model
-has seen what it proposes for; how many clicks the first model takes on the same masks is told beside it, for images
-differ in difficulty. For the same reason each model is also tried on images that no round has: those tell whether the
-clicks become fewer from round to round.
+with a brush, and counts as that many clicks. After each round the recipe `finetune` takes the last model further on all
+masks so far: accepted ones as the model drew them, painted ones as they truly are. Each round has images of its own, so
+that no model has seen what it proposes for; how many clicks the first model takes on the same masks is told beside it,
+for images differ in difficulty. For the same reason each model is also tried on images that no round has: those tell
+whether the clicks become fewer from round to round.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def main() -> None:
         file = out / f"round{number + 1}.json"
         rounds.append(kept(file, partial(both, source, images, weights, options)))
         tell(f"round {number + 1}", rounds[-1]["now"], rounds[-1]["first"])
-        weights = retrained(source, rounds, number, options)
+        weights = retrained(source, rounds, weights, options)
         tried.append(kept(out / f"held{number + 1}.json", partial(annotated, source, held, weights, options)))
         tell(f"model {number + 1}, on the images of no round", tried[-1], tried[0])
     summary = {
@@ -140,17 +140,17 @@ def clicked(predictor: Predictor, truth: np.ndarray, enough: float, most: int) -
     return len(points), iou, drawn
 
 
-def retrained(source: Coco, rounds: list[dict[str, Any]], number: int, options: argparse.Namespace) -> str:
-    """The weights after learning from what has been accepted so far."""
-    folder = Path(options.out) / f"model{number + 1}"
+def retrained(source: Coco, rounds: list[dict[str, Any]], weights: str, options: argparse.Namespace) -> str:
+    """The weights after they learn from what has been accepted so far."""
+    folder = Path(options.out) / f"model{len(rounds)}"
     last = folder / "last.ckpt"
     done = folder / "seconds"  # written last: a training that was stopped leaves last.ckpt too
     if done.exists():
         return str(last)
-    masks = folder.parent / f"accepted{number + 1}.json"
+    masks = folder.parent / f"accepted{len(rounds)}.json"
     accepted = [row for one in rounds for row in one["now"]]
     atomic.write(masks, json.dumps(coco(source, accepted, Path(options.annotations))))
-    words = ["fit", "--recipe", "finetune", "--model.weights", options.weights]
+    words = ["fit", "--recipe", "finetune", "--model.weights", weights]
     words += ["--data.source.annotations", str(masks), "--data.validation.annotations", str(masks)]
     words += ["--data.source.images", str(Path(options.annotations).parent / "images")]
     words += ["--data.validation.images", str(Path(options.annotations).parent / "images")]

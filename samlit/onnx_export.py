@@ -221,9 +221,21 @@ def _smaller(path: Path, precision: str) -> None:
 
         onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True), path)
         return
+    from onnxruntime import set_default_logger_severity
     from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    whole = path.with_suffix(".fp32.onnx")
-    path.replace(whole)
-    quantize_dynamic(whole, path, weight_type=QuantType.QUInt8, op_types_to_quantize=["MatMul", "Gemm"])
-    whole.unlink()
+    # A layer's weight reaches its MatMul through a Transpose, and only what is a constant of the graph is quantised.
+    folded = path.with_suffix(".folded.onnx")
+    set_default_logger_severity(3)
+    try:
+        quant_pre_process(path, folded, skip_symbolic_shape=True)
+    finally:
+        set_default_logger_severity(2)  # as onnxruntime begins
+    graph = onnx.load(folded).graph
+    sizes = {one.name: list(one.dims) for one in graph.initializer}
+    # What multiplies a click's x and y is left: rounded, it would move the click.
+    places = [node.name for node in graph.node if any(sizes.get(name, [])[:1] == [2] for name in node.input)]
+    kinds = ["MatMul", "Gemm"]
+    quantize_dynamic(folded, path, weight_type=QuantType.QUInt8, op_types_to_quantize=kinds, nodes_to_exclude=places)
+    folded.unlink()

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from onnxruntime import InferenceSession
 from segment_anything.utils.onnx import SamOnnxModel
+from torch import nn
 
 from samlit import cli, export, onnx_export
 from samlit.errors import UsageError
@@ -154,8 +156,31 @@ def test_the_encoder_and_int8_from_a_shell(pair, tmp_path, capsys):
     with torch.no_grad():
         wanted = own.embed(image, torch.tensor([[SIDE, 40]])).image
     assert 0 < np.abs(found - wanted.numpy()).max() < 0.2 * wanted.abs().max()
+    whole = tmp_path / "whole"
+    assert cli.main([*words[:-1], str(whole), "--part", "encoder"]) == 0
+    layers = [type(x) for x in own.encoder.modules()].count(nn.Linear)
+    assert layers
+    assert kinds(out / "encoder.onnx").count("MatMulInteger") == layers
+    assert (out / "encoder.onnx").stat().st_size < 0.6 * (whole / "encoder.onnx").stat().st_size
     assert cli.main(words) == 2  # it is there already
     assert "makes a new folder" in capsys.readouterr().err
+
+
+def kinds(file):
+    return [node.op_type for node in onnx.load(file).graph.node]
+
+
+@torch.no_grad()
+def test_in_int8_positions_stay_as_they_are(pair, tmp_path):
+    """Clicks are multiplied by a matrix of 2 rows: rounding it would move them."""
+    out = tmp_path / "graphs"
+    onnx_export.write(pair[1], SIDE, out, onnx_export.Options(("decoder",), precision="int8"))
+    graph = onnx.load(out / "decoder.onnx").graph
+    sizes = {one.name: list(one.dims) for one in graph.initializer}
+    multiplied = [n for n in graph.node if n.op_type in ("MatMul", "MatMulInteger", "Gemm")]
+    assert any(n.op_type == "MatMulInteger" for n in multiplied)
+    weights = {n.op_type for n in multiplied if any(sizes.get(i, [0])[:1] == [2] for i in n.input)}
+    assert weights == {"MatMul"}
 
 
 def test_what_cannot_be_is_one_line(tmp_path, capsys, monkeypatch):
