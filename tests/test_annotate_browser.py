@@ -86,6 +86,7 @@ def served(folder, predictor, proposer=None, port=0, decoder=None):
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", port))
+    listening.listen()  # from here on a browser waits for the thread, and is not refused
     server = uvicorn.Server(uvicorn.Config(annotator.app(), log_level="error", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
