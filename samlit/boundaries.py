@@ -13,6 +13,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 __all__ = ["Counts", "Summary", "counts", "curve", "match", "nms", "summary", "thin"]
 
@@ -115,9 +117,6 @@ def match(found: Mask, drawn: Mask, radius: float) -> tuple[Mask, Mask]:
     Returns:
         Which pixels of each are matched, (H, W) bool twice.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
-
     if drawn.sum() < found.sum():  # the solver takes its time by rows
         other, one = match(drawn, found, radius)
         return one, other

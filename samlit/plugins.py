@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -192,11 +193,12 @@ def _install(missing: str, plugin: Plugin) -> str:
     except PackageNotFoundError:
         requirements = []
     wanted = {_canonical(missing), _canonical(PACKAGE_OF.get(missing, missing))}
-    for requirement in requirements:
-        name = re.match(r"[\w.-]+", requirement)
-        if name and _canonical(name[0]) in wanted:
-            extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", requirement)
-            return f"pip install '{plugin.package}[{extra[1]}]'" if extra else f"pip install {name[0]}"
+    parts = [re.match(r"([\w.-]+)(?:.*extra\s*==\s*['\"]([^'\"]+))?", requirement) for requirement in requirements]
+    extras = Counter(part[2] for part in parts if part)
+    found = [part for part in parts if part and _canonical(part[1]) in wanted]
+    if found:  # of several extras that have it, the one that brings least besides
+        name, extra = min(found, key=lambda part: extras[part[2]] if part[2] else 0).groups()
+        return f"pip install '{plugin.package}[{extra}]'" if extra else f"pip install {name}"
     return f"pip install '{plugin.package}[{','.join(plugin.extras)}]'" if plugin.extras else ""
 
 

@@ -133,6 +133,12 @@ def test_damaged_metadata_hurts_nobody(install: Install) -> None:
     ("entry", "metadata", "hint"),
     [
         ("broken:Lasso", "Requires-Dist: no-such-thing; extra == 'text'\n", "pip install 'broken-tools[text]'"),
+        (
+            "broken:Lasso",
+            "Requires-Dist: no-such-thing; extra == 'all'\nRequires-Dist: pytest; extra == 'all'\n"
+            "Requires-Dist: no-such-thing; extra == 'text'\n",
+            "pip install 'broken-tools[text]'",
+        ),
         ("broken:Lasso", "Requires-Dist: No.Such_thing>=2\n", "pip install No.Such_thing"),
         ("broken:Lasso [clip]", "", "pip install 'broken-tools[clip]'"),
     ],

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.io import loadmat
 
 from samlit import rle
 from samlit.contracts import Source
@@ -119,9 +120,6 @@ class Bsds(Source):
 
     def _drawn(self, name: str, *fields: str) -> list[list[npt.NDArray[Any]]]:
         """Of each field one map of each annotator, (H, W) of integers, all of one size."""
-        # Late, for it takes a while to import.
-        from scipy.io import loadmat
-
         path = self._folder / "groundTruth" / self.split / f"{name}.mat"
         try:
             cells = loadmat(path, variable_names=["groundTruth"])["groundTruth"]
