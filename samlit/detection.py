@@ -17,12 +17,14 @@ from samlit import rle
 from samlit.errors import one_line
 from samlit.rle import Rle
 
-__all__ = ["AREAS", "Annotations", "average_precision", "average_recall", "read_boxes"]
+__all__ = ["AREAS", "LVIS_MOST", "Annotations", "average_precision", "average_recall", "read_boxes"]
 
 Row = dict[str, Any]
 AREAS = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, math.inf)}
 """COCO's sizes of things, in pixels."""
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
+LVIS_MOST = 300
+"""Results of an image, of all classes together, that count by LVIS's rules."""
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 
@@ -169,10 +171,11 @@ def average_precision(document: Row, results: Sequence[Row], lvis: bool = False)
         return dict.fromkeys(names, 0.0)
     # The official code takes a mask's area from its box where there is one.
     rows = [{key: value for key, value in row.items() if key != "bbox"} for row in results]
+    rows = _surest(rows, LVIS_MOST) if lvis else rows
     truth = COCO(document)
     judge = COCOeval_faster(truth, truth.loadRes(rows), "segm", lvis_style=lvis)
     if lvis:
-        judge.params.maxDets = [300]
+        judge.params.maxDets = [LVIS_MOST]  # of a class: no fewer than are left of all classes
     judge.evaluate()
     judge.accumulate()
     judge.summarize()
@@ -182,6 +185,14 @@ def average_precision(document: Row, results: Sequence[Row], lvis: bool = False)
         value = next((found[key] for key in (f"ap_{end}", f"ap{end}") if key in found), math.nan)
         numbers[name] = float(value) if value >= 0 else math.nan
     return numbers
+
+
+def _surest(rows: Sequence[Row], most: int) -> list[Row]:
+    """The rows of the highest scores of each image; of equals the first."""
+    of_image: dict[Any, list[Row]] = defaultdict(list)
+    for row in rows:
+        of_image[row["image_id"]].append(row)
+    return [one for some in of_image.values() for one in sorted(some, key=lambda row: -row["score"])[:most]]
 
 
 def average_recall(

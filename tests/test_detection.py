@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -239,6 +240,45 @@ def test_lvis_leaves_out_what_nobody_looked_for(tmp_path):
     wrong = [dict(row, category_id=3, score=0.99) for row in result["instances"][0]["results"]]
     found = average_precision(document | {"info": {}}, result["instances"][0]["results"] + wrong, lvis=True)
     assert found["ap"] == pytest.approx(numbers["ap"], abs=1e-6)
+
+
+def federated(seed, more):
+    """The same as LVIS has it, and `more` results an image that are of something else or of nothing."""
+    document, results = problem(seed, classes=6)
+    chance = np.random.default_rng(seed)
+    document["annotations"] = [one for one in document["annotations"] if not one["iscrowd"]]
+    for image in document["images"]:
+        there = {one["category_id"] for one in document["annotations"] if one["image_id"] == image["id"]}
+        image["neg_category_ids"] = [k for k in range(1, 7) if k not in there and chance.random() < 0.5]
+        image["not_exhaustive_category_ids"] = [k for k in sorted(there) if chance.random() < 0.4]
+        size = (image["height"], image["width"])
+        for mask in drawn(chance, size, more):
+            told = {"size": list(size), "counts": mask.counts}
+            kind, score = int(chance.integers(1, 7)), float(chance.random())
+            results.append({"image_id": image["id"], "category_id": kind, "segmentation": told, "score": score})
+    for one, frequency in zip(document["categories"], "rccffr", strict=True):
+        one["frequency"] = frequency
+    return document, results
+
+
+@pytest.mark.parametrize(
+    ("seed", "more", "expected"),
+    [
+        (3, 0, [0.075907590759, 0.119636963696, 0.056105610561, 0.192574257426, 0.0, -1.0, 0.20198019802, 0.0,
+                0.025742574257]),
+        (7, 0, [0.193316831683, 0.376237623762, 0.168316831683, 0.126485148515, 0.418151815182, -1.0, 0.167821782178,
+                0.134653465347, 0.30297029703]),
+        (5, 340, [0.006860436044, 0.017674267427, 0.005738073807, 0.009523809524, 0.021688668867, 0.0, 0.001287128713,
+                  0.024867486749, 0.0]),
+    ],
+)  # fmt: skip
+def test_lvis_numbers_are_those_of_its_own_package(seed, more, expected):
+    # What lvis 0.5.3 said of the same; -1 is its nan. More than 300 results of an image do not count, of all classes.
+    document, results = federated(seed, more)
+    assert (max(Counter(row["image_id"] for row in results).values()) > 300) == (more > 300)
+    found = average_precision(document, results, lvis=True)
+    told = [-1 if math.isnan(value) else value for value in found.values()]
+    assert told == pytest.approx(expected, abs=1e-9)
 
 
 def _overlap(one, other):

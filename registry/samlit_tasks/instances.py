@@ -11,7 +11,7 @@ from PIL import Image
 from samlit import tracing
 from samlit.colouring import shown
 from samlit.contracts import Task
-from samlit.detection import Annotations, average_precision, read_boxes
+from samlit.detection import LVIS_MOST, Annotations, average_precision, read_boxes
 from samlit.metrics import Collected
 from samlit.rle import Rle
 from samlit.structures import Prediction, PromptSet, Ragged, Result, Scene
@@ -68,7 +68,8 @@ class Instances(Task):
     def _asked(self, number: Any) -> list[Mapping[str, Any]]:
         """The boxes of an image."""
         if self.boxes is not None:
-            return list(self.boxes.get(number, ()))
+            # The best first: those that no rule counts need no mask.
+            return list(self.boxes.get(number, ()))[: LVIS_MOST if self.lvis else None]
         mine = self.annotations.of_image.get(number, ())
         return [{**annotation, "score": 1.0} for annotation in mine if not annotation.get("iscrowd")]
 
