@@ -90,6 +90,12 @@ class Collected(Metric, ABC):
             assert isinstance(self.collected, list)
             self.collected.append(torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).to(self.device))
 
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Bring ranks together; one that has judged no image takes part with no bytes, not with no numbers."""
+        if isinstance(self.collected, list) and not self.collected:
+            self.collected.append(torch.zeros(0, dtype=torch.uint8, device=self.device))
+        super().sync(*args, **kwargs)
+
     def all_rows(self) -> list[Any]:
         """The rows of all results so far; where ranks have been brought together, of all of them."""
         parts = self.collected if isinstance(self.collected, list) else [self.collected]

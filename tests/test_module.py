@@ -20,7 +20,7 @@ from samlit.module import SamModule
 from samlit.speed import Speed
 from samlit.structures import PromptSet, Ragged
 from samlit_encoders.vit import Vit
-from tests import fitting
+from tests import fitting, judging
 
 pytestmark = fitting.lightning_warnings
 
@@ -163,6 +163,9 @@ STEPS = [
 ]
 
 
+SHARES = [([0, 3], [1, 2]), ([0, 1, 2, 3], [])]
+"""The images that each rank has judged."""
+
 each = functools.partial(torch.utils.data.DataLoader, batch_size=None)
 
 
@@ -230,6 +233,12 @@ def rank_main(folder):
     )
     trainer.fit(module, Fixed())
     told = {"scores": module.scores, "numbers": watch.numbers, "extremes": watch.extremes, "speed": speed.numbers}
+    every = judging.judges(Path(folder) / f"annotations {trainer.global_rank}").items()
+    # Images are dealt out to both ranks, and then the second one has none.
+    told["judged"] = [
+        {name: judging.judged(metric, [four[n] for n in shares[trainer.global_rank]]) for name, (metric, four) in every}
+        for shares in SHARES
+    ]
     (Path(folder) / f"{trainer.global_rank}.json").write_text(json.dumps(told))
     if trainer.is_global_zero:
         torch.save(keep.steps, Path(folder) / "gradients.pt")
@@ -260,7 +269,7 @@ def test_two_ranks_are_one_and_none_waits_for_ever(tmp_path):
 
     together = torch.load(tmp_path / "gradients.pt", weights_only=True)
     told, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
-    assert told == other  # every number is of both ranks
+    assert str(told) == str(other)  # every number is of both ranks
     assert len(together) == len(told["numbers"]) == len(STEPS)
     for (both, without), found, numbers in zip(STEPS, together, told["numbers"], strict=True):
         module = tight()
@@ -291,3 +300,9 @@ def test_two_ranks_are_one_and_none_waits_for_ever(tmp_path):
     zero, two = (["disc 0", *asked], ["disc 2", *asked])
     assert told["extremes"] == [[zero], [two, zero], [zero, two]]
     assert told["speed"]["speed/images_per_second"] > 0
+    # What a task's metric says is of the images of both ranks, as if one had judged all of them.
+    for name, (metric, four) in judging.judges(tmp_path / "annotations").items():
+        expected = judging.judged(metric, four)
+        assert len(set(expected.values()) - {0.0, 1.0}) > 0
+        for one in told["judged"]:
+            assert one[name] == pytest.approx(expected, nan_ok=True), name
