@@ -32,14 +32,17 @@ class Answers:
             ValueError: They are about a window or changed images, and the batch has no samples.
         """
         batch, window, change = self.batch, prompts.window, prompts.change
-        if window is None and change is None:
-            embedding = self._whole = self.net.embed(batch.image, batch.sizes) if self._whole is None else self._whole
-        else:
-            embedding = self._of(window, change)
+        embedding = self.whole() if window is None and change is None else self._of(window, change)
         if window is not None:
             prompts = replace(prompts, image_index=prompts.image_index.new_zeros(len(prompts)))
         with needing(f"answering {len(prompts)} prompts", VALIDATION):
             return self.net.answer(embedding, prompts, (batch.image.shape[-2], batch.image.shape[-1]))
+
+    def whole(self) -> Embedding:
+        """The embedding of the images as they are."""
+        if self._whole is None:
+            self._whole = self.net.embed(self.batch.image, self.batch.sizes)
+        return self._whole
 
     def _of(self, window: Window | None, change: Change | None) -> Embedding:
         """The embedding of a window, or of all images, changed if so; only the last one is kept."""

@@ -47,6 +47,9 @@ COMMANDS = {
     "generate": Command("samlit.generation.command:main", "masks of everything in many images, as SA-1B's shards"),
     "annotate": Command("samlit.annotator.command:main", "masks of a folder's images, by people in the browser"),
     "clip": Command("samlit.clip_training:main", "train the small CLIP of a recipe with text prompts"),
+    "head": Command(
+        "samlit.head_training:main", "train a head that names masks, for semantic and panoptic segmentation"
+    ),
     "convert": Command("samlit.convert:main", "a checkpoint in pieces to one file, or one file to pieces"),
     "export": Command("samlit.export:main", "take weights elsewhere: to SAM's own code, transformers, ONNX"),
 }

@@ -212,9 +212,10 @@ def evaluate(
             samples = [source[number] for number in numbers]
             batch = frames.pack([frames.frame(sample, image_size) for sample in samples]).to(device)
             batch.samples = samples
-            scene = Scene(batch, net.prompt_types, seed=numbers[0], common=numbers[0])
+            answers = Answers(net, batch)
+            scene = Scene(batch, net.prompt_types, seed=numbers[0], common=numbers[0], embed=answers.whole)
             with torch.no_grad():
-                result = drive(task, scene, Answers(net, batch))
+                result = drive(task, scene, answers)
                 metric.update(result)
                 if folder is not None and kept.done < pictures:
                     _draw(folder / "pictures", net, task, scene, result, numbers[0])

@@ -175,10 +175,8 @@ class SamModule(Steps):
             batch = frames.unframed(batch)
         scene = Scene(batch, self.net.prompt_types, seed, self.training, common)
         if answer is None:
-            embedded = self.embed(batch) if embedding is None else embedding
-
-            answer = Answers(self.net, batch, embedded)
-
+            answers = Answers(self.net, batch, self.embed(batch) if embedding is None else embedding)
+            answer, scene.embed = answers, answers.whole
         return drive(task, scene, answer, on_round)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

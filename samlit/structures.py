@@ -287,6 +287,7 @@ class Scene:
         common: Chance for choices made on the host comes from this one; it is the same on all ranks, so that all of
             them run the same parts of the model.
         training: Whether the answers will be learned from.
+        embed: Gives the embedding of the batch's images, made once; None where whoever drives the task has none.
     """
 
     batch: Batch
@@ -294,6 +295,7 @@ class Scene:
     seed: int = 0
     training: bool = False
     common: int = 0
+    embed: Callable[[], Embedding] | None = None
 
     @property
     def masks(self) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pydoc
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +12,11 @@ import torch
 
 from samlit import frames, rle
 from samlit.errors import one_line
+from samlit.head import Head, features
 from samlit.rle import Rle
 from samlit.searching import words_of
 from samlit.segments import Panoptic, Segments
-from samlit.structures import Sample, Scene
+from samlit.structures import Batch, Sample, Scene
 
 __all__ = ["Labels", "joined", "labeller", "masks_of"]
 
@@ -26,10 +27,11 @@ AT_ONCE = 64
 
 
 def labeller(labels: str | None, annotations: Panoptic, things: Set[Any] = frozenset()) -> Labels:
-    """What says the classes: the model's text prompt, a function of somebody's, or the truth.
+    """What says the classes: the model's text prompt, a trained head, a function of somebody's, or the truth.
 
     Args:
-        labels: "text", or the class path of a function or of a class without arguments; the truth if None.
+        labels: "text", or a head's file, or the class path of a function or of a class without arguments; the truth if
+            None.
         annotations: The truth.
         things: Classes of which the truth names whole things only, not their parts.
 
@@ -40,6 +42,10 @@ def labeller(labels: str | None, annotations: Panoptic, things: Set[Any] = froze
         return lambda scene, image, masks: _true(_segments_of(annotations, scene, image), masks, things)
     if labels == "text":
         return lambda scene, image, masks: _nearest(annotations.names, scene, image, masks)
+    if labels.endswith(".safetensors"):
+        head = Head.load(labels)
+        kinds = _kinds(head, labels, annotations)
+        return lambda scene, image, masks: _by_head(head, kinds, scene, image, masks)
     try:
         found = pydoc.locate(labels)
     except pydoc.ErrorDuringImport as error:
@@ -52,17 +58,51 @@ def labeller(labels: str | None, annotations: Panoptic, things: Set[Any] = froze
 
 def _nearest(names: Mapping[Any, str], scene: Scene, image: int, masks: Sequence[Rle]) -> list[Any]:
     """The class whose name means most nearly what CLIP sees in each mask, by the model's text prompt."""
-    words, device, sample = words_of(scene), scene.image_index.device, scene.batch.samples[image]
-    meant = words.told(list(names.values()), device).values[:, 0]
+    words = words_of(scene)
+    meant = words.told(list(names.values()), scene.image_index.device).values[:, 0]
     kinds, classes = list(names), list[Any]()
+    for batch in _framed(scene, image, masks):
+        with torch.no_grad():
+            seen = words.likeness(batch.masks, replace(scene, batch=batch), batch.image_index)
+        classes += [kinds[k] for k in (seen @ meant.T).argmax(1).tolist()]
+    return classes
+
+
+def _framed(scene: Scene, image: int, masks: Sequence[Rle]) -> Iterator[Batch]:
+    """Masks of an image in the scene's frame, some at a time, as batches of that image alone."""
+    sample, device = scene.batch.samples[image], scene.image_index.device
     for at in range(0, len(masks), AT_ONCE):
         some = replace(sample, masks=tuple(masks[at : at + AT_ONCE]), phrases=(), numbers=())
         framed = frames.pack([frames.frame(some, max(scene.batch.image.shape[-2:]), pixels=False)]).to(device)
         # The picture is in the scene's frame already.
-        batch = replace(framed, image=scene.batch.image[image : image + 1])
-        with torch.no_grad():
-            seen = words.likeness(batch.masks, replace(scene, batch=batch), batch.image_index)
-        classes += [kinds[k] for k in (seen @ meant.T).argmax(1).tolist()]
+        yield replace(framed, image=scene.batch.image[image : image + 1])
+
+
+def _kinds(head: Head, file: str, annotations: Panoptic) -> list[Any]:
+    """The class that each of a head's names means, as the annotations call it; None where they do not know it."""
+    called = {str(one.get("name", number)): number for number, one in annotations.categories.items()}
+    known = {name: number for number, name in annotations.names.items()} | called
+    kinds = [known.get(name) for name in head.names]
+    if all(kind is None for kind in kinds):
+        raise ValueError(f"labels: {file} knows {', '.join(head.names[:3])}, and {annotations.path} has no such class")
+    return kinds
+
+
+def _by_head(head: Head, kinds: Sequence[Any], scene: Scene, image: int, masks: Sequence[Rle]) -> list[Any]:
+    """The class that a head gives each mask, of those that the annotations know."""
+    if scene.embed is None:
+        raise ValueError("labels: a head names masks by the images' embeddings, and there are none")
+    embedding = scene.embed().image[image : image + 1]
+    if embedding.shape[1] != head.weight.shape[1]:
+        raise ValueError(
+            f"labels: the head is for embeddings of {head.weight.shape[1]} channels, and the model's have "
+            f"{embedding.shape[1]}; train one with `samlit head` and the same weights"
+        )
+    known = [k for k, kind in enumerate(kinds) if kind is not None]
+    classes = list[Any]()
+    for batch in _framed(scene, image, masks):
+        scores = head.scores(features(embedding, batch.masks, batch.image_index))[:, known]
+        classes += [kinds[known[k]] for k in scores.argmax(1).tolist()]
     return classes
 
 

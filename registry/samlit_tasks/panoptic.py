@@ -31,8 +31,8 @@ class Panoptic(Task):
         annotations: The panoptic JSON of the images that are judged.
         segments: Folder of its PNG files; the one of the JSON's name beside it if not given.
         labels: Who names masks. "text" for the model's text prompt: the class whose name CLIP finds nearest to what a
-            mask shows. Or the class path of a function, called with an image's `Sample` and its masks (strings): the id
-            of a category, or None, for each.
+            mask shows. A file of `samlit head`, HEAD.safetensors, for a trained head. Or the class path of a function,
+            called with an image's `Sample` and its masks (strings): the id of a category, or None, for each.
         options: How masks are found.
     """
 
