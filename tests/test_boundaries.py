@@ -1,6 +1,7 @@
 """Edges against drawn boundaries: the benchmark of BSDS500 against its own output, and the task that uses it."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -196,9 +197,38 @@ def test_the_task_draws_edges_of_masks_and_judges_them(tmp_path):
 def test_several_processes_count_the_same():
     chance = np.random.default_rng(0)
     edges, drawn = chance.random((40, 50)), [chance.random((40, 50)) < 0.1]
-    alone, many = Edges(7)._counts(edges, drawn), Edges(7, jobs=2)._counts(edges, drawn)
-    for a, b in zip(alone, many, strict=True):
-        np.testing.assert_array_equal(a, b)
+    several = Edges(7, jobs=2)
+    waiting = [several._counts(edges * share, drawn) for share in (1, 0.5)]
+    for share, many in zip((1, 0.5), waiting, strict=True):
+        for a, b in zip(Edges(7)._counts(edges * share, drawn)(), many(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_images_are_matched_beside_each_other():
+    """Every image's pixels are given to the processes before any image's counts are waited for."""
+    begun, told = [], []
+
+    class Pool:
+        def submit(self, count, edges, drawn, thresholds):
+            begun.append(edges.shape)
+            return SimpleNamespace(result=lambda: told.append(len(begun)) or count(edges, drawn, thresholds))
+
+    view = edged()
+    options = Automatic(points_per_side=2, pred_iou_thresh=None, stability_score_thresh=None)
+    alone, several = Edges(5, options=options), Edges(5, jobs=2, options=options)
+    several._pool = Pool()
+    results = []
+    for task in (alone, several):
+        noisy = Noisy(view)
+
+        def answer(prompts, noisy=noisy):
+            prompts.target = prompts.image_index * 2
+            return noisy(prompts)
+
+        results.append(drive(task, view, answer)["counts"])
+    assert begun == [(50, 90)] * 8 + [(64, 61)] * 8
+    assert set(told) == {16}
+    assert results[0] == results[1]
 
 
 def test_what_has_no_boundaries_is_told():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
@@ -41,7 +42,7 @@ class Edges(Task):
         margin: What an edge is multiplied with before it is compared there.
         smooth: Radius of the triangle filter, before an edge's direction is taken.
         border: Pixels at the image's border over which edges fade.
-        jobs: Processes that match pixels.
+        jobs: Processes that match pixels, of all images of a batch at once.
         options: How masks are found.
     """
 
@@ -80,13 +81,13 @@ class Edges(Task):
             if not sample.boundaries:
                 raise ValueError(f"{sample.key} has no boundaries to judge edges by; the source `bsds` has them")
         found = yield from everything(scene, self.options, keep_logits=True)
-        maps, rows = [], []
+        maps, counted = [], []
         for sample, masks in zip(scene.batch.samples, found, strict=True):
             edges = self._edges(scene, sample.size, masks)
-            drawn = [rle.decode(mask) for mask in sample.boundaries]
             maps.append(edges)
-            rows.append([column.tolist() for column in self._counts(edges, drawn)])
-        return {"counts": rows, "edges": maps}
+            counted.append(self._counts(edges, [rle.decode(mask) for mask in sample.boundaries]))
+        # Only now is waited for, so that images are matched beside each other, and beside the next one's edges.
+        return {"counts": [[column.tolist() for column in counts()] for counts in counted], "edges": maps}
 
     def _edges(self, scene: Scene, size: tuple[int, int], masks: Sequence[Found]) -> np.ndarray:
         """An image's edge map, (H, W) from 0 to 1."""
@@ -103,19 +104,23 @@ class Edges(Task):
         stretched = (most - low) / (high - low) if high > low else most
         return np.asarray(boundaries.nms(stretched, self.radius, self.margin, self.smooth, self.border))
 
-    def _counts(self, edges: np.ndarray, drawn: Sequence[np.ndarray]) -> boundaries.Counts:
-        """Of all thresholds, in several processes."""
+    def _counts(self, edges: np.ndarray, drawn: Sequence[np.ndarray]) -> Callable[[], boundaries.Counts]:
+        """An image's counts at all thresholds, once they are asked for; with several processes they begin at once."""
         if self.jobs == 1:
-            return boundaries.counts(edges, drawn, self.thresholds)
+            return partial(boundaries.counts, edges, drawn, self.thresholds)
         if self._pool is None:
             self._pool = ProcessPoolExecutor(self.jobs, mp_context=get_context("spawn"))
         # Low thresholds leave more to match: each process takes some of all.
         parts = [self.thresholds[i :: 4 * self.jobs] for i in range(4 * self.jobs)]
         work = [self._pool.submit(boundaries.counts, edges, drawn, part) for part in parts]
-        table = np.zeros((4, len(self.thresholds)), np.int64)
-        for i, one in enumerate(work):
-            table[:, i :: 4 * self.jobs] = one.result()
-        return boundaries.Counts(*table)
+
+        def result() -> boundaries.Counts:
+            table = np.zeros((4, len(self.thresholds)), np.int64)
+            for i, one in enumerate(work):
+                table[:, i :: 4 * self.jobs] = one.result()
+            return boundaries.Counts(*table)
+
+        return result
 
     def metric(self) -> Boundary:
         """ODS, OIS, AP and R50."""
