@@ -117,10 +117,14 @@ def test_many_images_a_batch_of_several_sizes(both):
     made = samples(sizes=((50, 90), (130, 61)))
     batch = frames.pack([frames.frame(sample, 64) for sample in made])
     batch.samples = made
+    asked, answers = [], Answers(own, batch)
+    task, view = Everything(Automatic(**KEYS, crop_n_layers=1)), Scene(batch, own.prompt_types)
     with torch.no_grad():
-        found = drive(
-            Everything(Automatic(**KEYS, crop_n_layers=1)), Scene(batch, own.prompt_types), Answers(own, batch)
-        )["found"]
+        found = drive(task, view, lambda prompts: asked.append(prompts) or answers(prompts))["found"]
+    whole = [prompts for prompts in asked if prompts.window is None]
+    assert [len(prompts) for prompts in whole] == [10] * 7 + [2], "whole images are asked about together"
+    assert any(len(set(prompts.image_index.tolist())) == 2 for prompts in whole)
+    assert task.questions(view) == len(asked) == 8 + 2 * 4 * 4
     for sample, masks in zip(made, found, strict=True):
         alone = found_in(own, 64, sample.image, **KEYS, crop_n_layers=1)
         assert {one.rle.size for one in masks} <= {sample.size}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -97,30 +98,49 @@ def everything(
     """
     if options.crop_n_layers and not scene.batch.samples:
         raise ValueError("crop_n_layers: parts of images are not at hand while training; 0 there")
-    sizes = scene.batch.original if scene.batch.samples else scene.batch.sizes
-    every: list[list[Found]] = []
-    for image, (rows, columns) in enumerate(sizes.tolist()):
-        found: list[Found] = []
-        windows = list(_windows(rows, columns, options))
-        for layer, window in windows:
-            part = yield from _window(scene, image, (rows, columns), window, layer, options, keep_logits)
+    sizes = _sizes(scene)
+    # Whole images are asked about together: a batch of points may be of several of them.
+    views = [_View(image, size, (0, 0, size[1], size[0]), 0) for image, size in enumerate(sizes)]
+    every = yield from _seen(scene, views, options, keep_logits)
+    for image, size in enumerate(sizes):
+        found = every[image]
+        for layer, crop in _windows(*size, options):
+            (part,) = yield from _seen(scene, [_View(image, size, crop, layer)], options, keep_logits)
             found += part
-        if len(windows) > 1:
+        if options.crop_n_layers:
             found = _apart(found, [1 / _size(one.crop) for one in found], options.crop_nms_thresh)
         if options.min_mask_region_area:
             found = _cleaned(found, options)
-        every.append(found)
+        every[image] = found
     return every
 
 
 def questions(scene: Scene, options: Automatic) -> int:
     """How many prompt sets `everything` yields."""
+    sizes = _sizes(scene)
+    points = [len(sizes) * _per_side(options, 0) ** 2]
+    points += [_per_side(options, layer) ** 2 for size in sizes for layer, _ in _windows(*size, options)]
+    return sum(-(-count // options.points_per_batch) for count in points)
+
+
+class _View(NamedTuple):
+    """What is looked at: an image, rows and columns of it, and x0, y0, x1, y1 of what is seen of it in that layer."""
+
+    image: int
+    original: tuple[int, int]
+    crop: tuple[int, int, int, int]
+    layer: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns that are seen."""
+        x0, y0, x1, y1 = self.crop
+        return y1 - y0, x1 - x0
+
+
+def _sizes(scene: Scene) -> list[tuple[int, int]]:
     sizes = scene.batch.original if scene.batch.samples else scene.batch.sizes
-    return sum(
-        -(-(_per_side(options, layer) ** 2) // options.points_per_batch)
-        for rows, columns in sizes.tolist()
-        for layer, _ in _windows(rows, columns, options)
-    )
+    return [(rows, columns) for rows, columns in sizes.tolist()]
 
 
 def _per_side(options: Automatic, layer: int) -> int:
@@ -128,8 +148,7 @@ def _per_side(options: Automatic, layer: int) -> int:
 
 
 def _windows(rows: int, columns: int, options: Automatic) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
-    """Each window with its layer: the whole image first."""
-    yield 0, (0, 0, columns, rows)
+    """Each window with its layer, without the whole image, which is layer 0."""
     for layer in range(1, options.crop_n_layers + 1):
         side = 2**layer
         overlap = int(options.crop_overlap_ratio * min(rows, columns) * (2 / side))
@@ -140,63 +159,69 @@ def _windows(rows: int, columns: int, options: Automatic) -> Iterator[tuple[int,
                 yield layer, (x0, y0, min(x0 + wide, columns), min(y0 + high, rows))
 
 
-def _window(
-    scene: Scene,
-    image: int,
-    original: tuple[int, int],
-    crop: tuple[int, int, int, int],
-    layer: int,
-    options: Automatic,
-    keep_logits: bool,
-) -> Generator[PromptSet, Prediction, list[Found]]:
-    """What one window shows."""
-    x0, y0, x1, y1 = crop
-    rows, columns = y1 - y0, x1 - x0
-    side = scene.frame[0]
-    size = frames.fit(rows, columns, side)
-    per_side = _per_side(options, layer)
-    line = (np.arange(per_side) + 0.5) / per_side
-    grid = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
-    within = grid * [columns, rows]
-    device = scene.batch.image.device
-    framed = torch.as_tensor(within * [size[1] / columns, size[0] / rows], dtype=torch.float32, device=device)
-    window = Window(image, *crop) if layer else None
+def _seen(
+    scene: Scene, views: Sequence[_View], options: Automatic, keep_logits: bool
+) -> Generator[PromptSet, Prediction, list[list[Found]]]:
+    """What each view shows: of whole images any number of them, of windows one."""
+    side, device = scene.frame[0], scene.batch.image.device
+    window = Window(views[0].image, *views[0].crop) if views and views[0].layer else None
     least_iou, least_stable = (
         least if least is not None and least > 0 else None
         for least in (options.pred_iou_thresh, options.stability_score_thresh)
     )
-    most = math.inf if options.max_mask_share is None else options.max_mask_share * original[0] * original[1]
-    found: list[Found] = []
-    for at in range(0, len(grid), options.points_per_batch):
-        points = framed[at : at + options.points_per_batch]
+    # Every point of every view: in pixels of the view and of the frame, and whose it is.
+    within = [_grid(options, view.layer) * view.size[::-1] for view in views]
+    scales = [np.array(frames.fit(*view.size, side)[::-1]) / view.size[::-1] for view in views]
+    framed = [points * scale for points, scale in zip(within, scales, strict=True)]
+    whose = [(v, point) for v, points in enumerate(within) for point in range(len(points))]
+    found: list[list[Found]] = [[] for _ in views]
+    for at in range(0, len(whose), options.points_per_batch):
+        some = whose[at : at + options.points_per_batch]
+        points = torch.tensor(np.array([framed[v][point] for v, point in some]), dtype=torch.float32, device=device)
         values = torch.cat([points, torch.ones_like(points[:, :1])], 1)[:, None]
-        index = torch.full((len(points),), image, device=device)
-        asked = {"points": Ragged.of(values)}
+        index = torch.tensor([views[v].image for v, _ in some], device=device)
         # Rows ask for no true mask: none of the batch has that number.
         target = torch.full_like(index, len(scene.masks))
-        answer = yield PromptSet(index, asked, True, target, window, min_iou=least_iou)
+        answer = yield PromptSet(index, {"points": Ragged.of(values)}, True, target, window, min_iou=least_iou)
         iou, logits, masks = answer.iou.flatten(), answer.logits.flatten(0, 1), answer.iou.shape[1]
-        keep = torch.arange(len(iou), device=device)
-        if least_iou is not None:
-            keep = keep[iou > least_iou]
-        traces = trace(logits[keep], side, (rows, columns), offset=options.stability_score_offset)
-        some: list[tuple[int, float, Traced]] = []
-        for number, predicted, traced in zip(keep.tolist(), iou[keep].tolist(), traces, strict=True):
-            if least_stable is not None and not traced.stability >= least_stable:
-                continue
-            if traced.area >= most:
-                continue
-            placed = traced if window is None else traced.within((y0, x0), original)
-            if not _at_edge(placed.box, crop, original):
-                some.append((number, predicted, placed))
-        # As strings, a quarter of what runs take, for there may be thousands before the NMS.
-        drawn = strings([traced for _, _, traced in some])
-        for mask, (number, predicted, traced) in zip(drawn, some, strict=True):
-            x, y = within[at + number // masks]
-            point = float(x + x0), float(y + y0)
-            kept = logits[number].clone() if keep_logits else None
-            found.append(Found(mask, traced.area, traced.box, predicted, traced.stability, point, crop, kept))
-    return _apart(found, [one.predicted_iou for one in found], options.box_nms_thresh)
+        good = (iou > least_iou).tolist() if least_iou is not None else [True] * len(iou)
+        predicted = iou.tolist()
+        for v in dict.fromkeys(v for v, _ in some):
+            view = views[v]
+            numbers = [n for n, keep in enumerate(good) if keep and some[n // masks][0] == v]
+            keep = torch.tensor(numbers, dtype=torch.int64, device=device)
+            traces = trace(logits[keep], side, view.size, offset=options.stability_score_offset)
+            stable = list[tuple[int, Traced]]()
+            for number, traced in zip(numbers, traces, strict=True):
+                if placed := _placed(traced, view, options, least_stable):
+                    stable.append((number, placed))
+            # As strings, a quarter of what runs take, for there may be thousands before the NMS.
+            drawn = strings([traced for _, traced in stable])
+            for mask, (number, traced) in zip(drawn, stable, strict=True):
+                x, y = within[v][some[number // masks][1]]
+                point = float(x + view.crop[0]), float(y + view.crop[1])
+                kept = logits[number].clone() if keep_logits else None
+                told = (predicted[number], traced.stability, point, view.crop, kept)
+                found[v].append(Found(mask, traced.area, traced.box, *told))
+    return [_apart(some, [one.predicted_iou for one in some], options.box_nms_thresh) for some in found]
+
+
+def _grid(options: Automatic, layer: int) -> npt.NDArray[np.float64]:
+    """The points of a layer's windows, (N, 2), x and y as shares of their sides."""
+    per_side = _per_side(options, layer)
+    line = (np.arange(per_side) + 0.5) / per_side
+    return np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
+
+
+def _placed(traced: Traced, view: _View, options: Automatic, least_stable: float | None) -> Traced | None:
+    """A mask of a view in its image; None where it is not stable, nearly all of it, or cut by the window's edge."""
+    if least_stable is not None and not traced.stability >= least_stable:
+        return None
+    share = math.inf if options.max_mask_share is None else options.max_mask_share
+    if traced.area >= share * view.original[0] * view.original[1]:
+        return None
+    placed = traced.within((view.crop[1], view.crop[0]), view.original) if view.layer else traced
+    return None if _at_edge(placed.box, view.crop, view.original) else placed
 
 
 def _at_edge(box: tuple[int, int, int, int], crop: tuple[int, int, int, int], original: tuple[int, int]) -> bool:
