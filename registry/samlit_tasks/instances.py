@@ -69,7 +69,8 @@ class Instances(Task):
         """The boxes of an image."""
         if self.boxes is not None:
             # The best first: those that no rule counts need no mask.
-            return list(self.boxes.get(number, ()))[: LVIS_MOST if self.lvis else None]
+            rows: Sequence[Mapping[str, Any]] = self.boxes.get(number, ())
+            return list(rows[: LVIS_MOST if self.lvis else None])
         mine = self.annotations.of_image.get(number, ())
         return [{**annotation, "score": 1.0} for annotation in mine if not annotation.get("iscrowd")]
 
