@@ -8,14 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from samlit import atomic, rle
+from samlit.annotator.accepted import accepted
 from samlit.annotator.store import Item, Store
-from samlit.errors import SamlitError
-from samlit.rle import Rle
 
-__all__ = ["NAMELESS", "write"]
-
-NAMELESS = "object"
-"""The category of masks that nobody has named."""
+__all__ = ["write"]
 
 
 def write(
@@ -39,27 +35,20 @@ def write(
     images: list[dict[str, Any]] = []
     masks: list[dict[str, Any]] = []
     categories: dict[str, int] = {}
-    for item in filter(keep, store.items):
-        document = store.read(item)
-        rows = [row for row in document["annotations"] if not row.get("deleted")]
-        done = bool(document["samlit"].get("done"))
-        if not done and (only_done or not rows):
+    for one in accepted(store, only_done):
+        if not keep(one.item):
             continue
         number = len(images) + 1
-        height, width = rows[0]["segmentation"]["size"] if rows else store.size(item)
-        images.append({"id": number, "file_name": item.name, "width": width, "height": height})
-        if any(row["segmentation"]["size"] != [height, width] for row in rows):
-            raise SamlitError(f"{item.name} has masks of several sizes: its annotations were made of another image")
-        for row in rows:
-            mask = Rle((height, width), row["segmentation"]["counts"])
+        height, width = one.size
+        images.append({"id": number, "file_name": one.item.name, "width": width, "height": height})
+        for mask, name in zip(one.masks, one.names, strict=True):
             x0, y0, x1, y1 = rle.box(mask)
-            name = str(row.get("phrase") or NAMELESS)
             masks.append(
                 {
                     "id": len(masks) + 1,
                     "image_id": number,
                     "category_id": categories.setdefault(name, len(categories) + 1),
-                    "segmentation": row["segmentation"],
+                    "segmentation": {"size": [height, width], "counts": mask.counts},
                     "area": rle.area(mask),
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
                     "iscrowd": 0,

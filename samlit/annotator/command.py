@@ -13,7 +13,7 @@ from samlit import cache, evaluate
 from samlit.errors import ArgumentParser, SamlitError, UsageError, did_you_mean, one_line
 
 if TYPE_CHECKING:
-    from samlit.annotator.proposals import Everything
+    from samlit.annotator.proposals import Proposer
     from samlit.annotator.server import Annotator
     from samlit.annotator.store import Item, Store
     from samlit.predictor import Predictor
@@ -27,6 +27,7 @@ EPILOG = """the page has a sheet of its keys: press ?
 
   samlit annotate --images photos --weights mobile_sam
   samlit annotate --images photos --weights runs/finetune/best.ckpt --propose everything --person ada
+  samlit annotate --images photos --weights mobile_sam --propose detected.json
   samlit annotate --images photos --report
   samlit annotate --images photos --export coco photos.json --hold-out 5
 
@@ -50,7 +51,10 @@ def main(argv: list[str]) -> int:
     published = "published weights (`samlit list weights`), or a file: runs/NAME/best.ckpt"
     parser.add_argument("--weights", metavar="NAME|FILE", help=published)
     parser.add_argument("--out", metavar="DIR", help="the folder of the annotations (DIR/annotations)")
-    parser.add_argument("--propose", metavar="HOW", help="everything: begin each image with its confident masks")
+    told = "begin each image with masks: `everything` with confident ones, FILE.json with those of a detector's boxes"
+    parser.add_argument("--propose", metavar="everything|FILE", help=told)
+    told = "with --propose FILE: boxes of a lower score are left out (0.5)"
+    parser.add_argument("--score", type=float, metavar="S", help=told)
     parser.add_argument("--person", default="", metavar="NAME", help="who annotates, in what is kept (the user's name)")
     told = "browser, server, or auto (the default): in the browser where ONNX and onnxruntime-web are there"
     parser.add_argument("--decoder", default="auto", metavar="WHERE", help=told)
@@ -74,13 +78,18 @@ def main(argv: list[str]) -> int:
     if not 0 <= options.port <= 65535:
         raise UsageError(f"--port is 0 to 65535, not {options.port}")
     for name, value, words in (
-        ("--propose", options.propose, ("everything",)),
         ("--decoder", options.decoder, ("auto", "browser", "server")),
         ("--export", options.export and options.export[0], ("coco",)),
     ):
         if value is not None and value not in words:
             raise UsageError(f"{name} is {' or '.join(words)}, not {value!r}{did_you_mean(value, words)}")
-    if rest and options.propose is None:
+    boxes = options.propose is not None and options.propose.endswith(".json")
+    if options.propose not in (None, "everything") and not boxes:
+        near = did_you_mean(options.propose, ("everything",))
+        raise UsageError(f"--propose is everything, or a JSON file of boxes, not {options.propose!r}{near}")
+    if options.score is not None and not boxes:
+        raise UsageError("--score is for --propose FILE.json")
+    if rest and options.propose != "everything":
         raise UsageError(f"{rest[0].partition('=')[0]} is for --propose everything")
     if (options.only_done or options.hold_out is not None) and not options.export:
         raise UsageError(f"{'--only-done' if options.only_done else '--hold-out'} is for --export")
@@ -109,7 +118,7 @@ def _told(store: Store, options: Any) -> int:
         file, share = Path(options.export[1]), options.hold_out
 
         def held(item: Item) -> bool:
-            return share is not None and int(item.id, 16) % share == 0
+            return share is not None and item.held(share)
 
         if share is None or (any(map(held, store.items)) and not all(map(held, store.items))):
             parts = [(file, lambda item: not held(item)), (file.with_stem(f"{file.stem}_val"), held)]
@@ -130,14 +139,15 @@ def _serve(store: Store, options: Any, rest: list[str]) -> int:
     from samlit.annotator.server import Annotator, serve
     from samlit.predictor import Predictor
 
-    proposing = evaluate.everything(CONFIDENT, rest, "--propose everything") if options.propose else None
+    everything = options.propose == "everything"
+    proposing = evaluate.everything(CONFIDENT, rest, "--propose everything") if everything else None
     predictor = Predictor.load(options.weights, options.device)
     if not {"points", "boxes"} <= predictor.net.prompt_types.keys():
         raise UsageError(f"{options.weights} takes no points and boxes: it cannot be annotated with")
     folder = cache.folder() / "annotate"
     proposals = None
-    if proposing is not None:
-        proposals = Proposals(_proposer(predictor, *proposing), store, folder / "proposals")
+    if options.propose:
+        proposals = Proposals(_proposer(predictor, store, options, proposing), store, folder / "proposals")
     from samlit.annotator.guard import loopback
 
     token = None if loopback(options.host) else secrets.token_urlsafe(24)
@@ -170,10 +180,16 @@ def _user() -> str:
         return ""
 
 
-def _proposer(predictor: Predictor, task: Any, options: dict[str, Any]) -> Everything:
-    from samlit.annotator.proposals import Everything
+def _proposer(predictor: Predictor, store: Store, options: Any, everything: Any) -> Proposer:
+    if everything is not None:
+        from samlit.annotator.proposals import Everything
 
-    return Everything(predictor.net, predictor.image_size, task, options)
+        return Everything(predictor.net, predictor.image_size, *everything)
+    from samlit.annotator.boxes import Boxes
+    from samlit.predictor import Predictor
+
+    own = Predictor(predictor.net, predictor.image_size)  # its image is the proposals' alone
+    return Boxes(own, store, Path(options.propose), 0.5 if options.score is None else options.score)
 
 
 def _decoder(predictor: Predictor, folder: Path, where: str) -> Path | None:

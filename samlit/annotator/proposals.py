@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from samlit import atomic, everything, images, rle
 from samlit.annotator.store import Store
+from samlit.annotator.verdicts import provenance
 from samlit.contracts import Task
 from samlit.embeddings import fingerprint
 from samlit.model import Sam
@@ -43,8 +44,20 @@ class Proposal:
         return cls(hashlib.blake2b(mask.counts.encode(), digest_size=8).hexdigest(), mask, predicted_iou)
 
 
-Proposer = Callable[[str], Sequence[Proposal]]
-"""Proposes masks for an image file. Any detector that does can stand in `Everything`'s place; it has a `key`."""
+
+class Proposer(Protocol):
+    """Proposes masks for an image file.
+
+    Attributes:
+        key: Tells its masks from another's, and from its own with other weights.
+    """
+
+    key: str
+
+    def __call__(self, path: str) -> Sequence[Proposal]:
+        """The masks, the surest first."""
+        ...
+
 
 
 class Everything:
@@ -76,12 +89,12 @@ class Proposals:
     """Proposals for the images of a store, kept in files.
 
     Args:
-        proposer: Makes them; with a `key` that tells its masks from another's.
+        proposer: Makes them.
         store: Of the images.
         folder: Where they are kept.
     """
 
-    def __init__(self, proposer: Everything, store: Store, folder: Path) -> None:
+    def __init__(self, proposer: Proposer, store: Store, folder: Path) -> None:
         self._proposer, self._store = proposer, store
         self.folder = folder / proposer.key
 
@@ -111,7 +124,7 @@ def open_ones(proposals: Sequence[Proposal], document: dict[str, Any]) -> list[P
     """The proposals that nobody has decided on, and that no mask of the image covers already."""
     rows = document["annotations"]
     decided = {one["id"] for one in document["samlit"]["rejected"]}
-    decided |= {((row.get("provenance") or {}).get("proposal") or {}).get("id") for row in rows}
+    decided |= {(provenance(row).get("proposal") or {}).get("id") for row in rows}
     left = [one for one in proposals if one.id not in decided]
     if not left:
         return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from samlit.annotator.store import Store
+from samlit.annotator.verdicts import ACCEPTED, EDITED, REJECTED, Model, provenance, verdicts
 from samlit.errors import SamlitError
 
 __all__ = ["Row", "rows", "show"]
@@ -22,7 +23,7 @@ class Row:
     """What was done with one model.
 
     Attributes:
-        model: Its name, as it was typed.
+        model: Its name, as it was typed, and the fingerprint of its weights.
         images: With a mask of it.
         masks: That were accepted and not deleted.
         seconds: Of a person, each mask.
@@ -33,7 +34,7 @@ class Row:
         missed: Masks that a person began in images that had proposals.
     """
 
-    model: str
+    model: Model
     images: int = 0
     masks: int = 0
     seconds: list[float] = field(default_factory=list)
@@ -53,10 +54,10 @@ class Row:
 def rows(store: Store) -> tuple[list[Row], list[str]]:
     """A row a model, in the order in which the models come up; and what is wrong with each file that is in no row."""
     damaged: list[str] = []
-    found: dict[str, Row] = {}
-    seen: dict[str, set[str]] = defaultdict(set)
+    found: dict[Model, Row] = {}
+    seen: dict[Model, set[str]] = defaultdict(set)
 
-    def of(model: str) -> Row:
+    def of(model: Model) -> Row:
         return found.setdefault(model, Row(model))
 
     for item in store.items:
@@ -65,29 +66,26 @@ def rows(store: Store) -> tuple[list[Row], list[str]]:
         except SamlitError as error:
             damaged.append(str(error))
             continue
-        own = document["samlit"]
-        for one in own["rejected"]:
-            of(one["model"]).rejected += 1
+        for model, verdict in verdicts(document):
+            row = of(model)
+            row.accepted += verdict == ACCEPTED
+            row.edited += verdict == EDITED
+            row.rejected += verdict == REJECTED
         for mask in document["annotations"]:
-            told: dict[str, Any] = mask.get("provenance") or {}
-            if "model" not in told:  # it was there before
+            told: dict[str, Any] = provenance(mask)
+            if not told or mask.get("deleted"):  # it was there before, or is no more
                 continue
-            name = told["model"]["name"]
-            row, proposal = of(name), told.get("proposal")
-            if mask.get("deleted"):
-                row.rejected += proposal is not None
-                continue
-            seen[name].add(item.id)
+            model = Model.of(told)
+            row, proposal = of(model), told.get("proposal")
+            seen[model].add(item.id)
             row.masks += 1
             row.seconds.append(float(told["seconds"]))
             if proposal is not None and not proposal["edited"]:
-                row.accepted += 1
                 continue
             row.clicks.append(len(told["prompts"]["points"]) + (told["prompts"]["box"] is not None))
-            row.edited += proposal is not None
-            row.missed += proposal is None and name in own["offered"]
-    for name, row in found.items():
-        row.images = len(seen[name])
+            row.missed += proposal is None and model.weights in document["samlit"]["offered"]
+    for model, row in found.items():
+        row.images = len(seen[model])
     return list(found.values()), damaged
 
 
@@ -117,10 +115,12 @@ def show(store: Store) -> None:
         "missed",
     ):
         table.add_column(name, justify="right")
+    names = Counter(row.model.name for row in told)
     for row in told:
+        name, weights = row.model
         hours = sum(row.seconds) / 3600
         table.add_row(
-            row.model,
+            name if names[name] == 1 else f"{name} ({weights[:6]})",
             str(row.images),
             str(row.masks),
             f"{row.masks / hours:.0f}" if hours else "-",

@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from samlit.annotator.embedder import Embedder
 from samlit.annotator.guard import App, Guard
 from samlit.annotator.proposals import Proposal, Proposals, open_ones
 from samlit.annotator.store import ORIENTATION, Conflict, Item, Store
+from samlit.annotator.verdicts import ACCEPTED, EDITED, REJECTED, Model, verdicts
 from samlit.embeddings import Embedded, fingerprint
 from samlit.errors import SamlitError, one_line
 from samlit.faults import Damaged
@@ -102,6 +104,7 @@ class Annotator:
                 {
                     "id": item.id,
                     "name": item.name,
+                    "decided": self._decided(row["verdicts"]),
                     **{key: row[key] for key in ("masks", "done", "damaged") if key in row},
                 }
                 for item, row in told
@@ -116,7 +119,7 @@ class Annotator:
     def document(self, item: Item) -> dict[str, Any]:
         """An image's size and annotations; its neighbours are made ready from now on."""
         self.look(item)
-        return {"size": self.store.size(item), "document": self.store.read(item)}
+        return self._told(self.store.size(item), self.store.read(item))
 
     def look(self, item: Item) -> None:
         """Somebody looks at this image."""
@@ -217,7 +220,14 @@ class Annotator:
         offered = None
         if self.proposals is not None and (found := self.proposals.ask(self.store.place(item.id), 0.01)) is not None:
             offered = len(found)
-        return {"size": size, "document": self.store.apply(item, change, size, self.about, offered)}
+        return self._told(size, self.store.apply(item, change, size, self.about, offered))
+
+    def _told(self, size: tuple[int, int], document: dict[str, Any]) -> dict[str, Any]:
+        return {"size": size, "document": document, "decided": self._decided(Counter(verdicts(document)))}
+
+    def _decided(self, found: Counter[tuple[Model, str]]) -> list[int]:
+        """Of an image's proposals by this model, how many were taken as they were, edited, rejected."""
+        return [found[Model(**self.about), verdict] for verdict in (ACCEPTED, EDITED, REJECTED)]
 
     def app(self, token: str | None = None) -> App:
         """The application, guarded.

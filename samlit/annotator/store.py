@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 
 from samlit import atomic, images, rle
 from samlit.annotator.changes import Change
+from samlit.annotator.verdicts import verdicts
 from samlit.errors import SamlitError, one_line
 from samlit.faults import Damaged
 from samlit.generation.claims import claimed
@@ -46,6 +48,10 @@ class Item:
     id: str
     name: str
     number: int
+
+    def held(self, share: int) -> bool:
+        """Whether it is set aside to judge by where about one image of `share` is."""
+        return int(self.id, 16) % share == 0
 
 
 class Store:
@@ -180,7 +186,7 @@ class Store:
                 return document
             own["revision"] += 1
             if offered is not None:
-                own["offered"][about["name"]] = offered
+                own["offered"][about["weights"]] = offered
             height, width = size
             document["image"] = {
                 "image_id": item.number, "width": width, "height": height, "file_name": item.name
@@ -189,7 +195,7 @@ class Store:
             return document
 
     def summary(self, item: Item) -> dict[str, Any]:
-        """How many masks an image has, whether it is done, which names are used in it; quick when nothing changed."""
+        """How many masks an image has, whether it is done, the names in it, verdicts; quick when nothing changed."""
         try:
             stamp = self._file(item).stat().st_mtime_ns
         except FileNotFoundError:
@@ -199,11 +205,12 @@ class Store:
         try:
             document = self.read(item)
         except SamlitError as error:
-            told: dict[str, Any] = {"masks": 0, "done": False, "names": [], "damaged": one_line(error)}
+            told: dict[str, Any] = {"masks": 0, "done": False, "names": [], "verdicts": Counter(), "damaged": one_line(error)}
         else:
             rows = [row for row in document["annotations"] if not row.get("deleted")]
             names = sorted({str(row["phrase"]) for row in rows if row.get("phrase")})
             told = {"masks": len(rows), "done": bool(document[OWN].get("done")), "names": names}
+            told["verdicts"] = Counter(verdicts(document))
         self._counted[item.id] = stamp, told
         return told
 
@@ -238,7 +245,10 @@ def _document(text: bytes, file: Path) -> Document:
         own = document[OWN] = {"revision": 0, **document.get(OWN, {})}
         own["revision"] = int(own["revision"])
         own["offered"] = dict(own.get("offered", {}).items())
-        own["rejected"] = [{"id": str(one["id"]), "model": str(one["model"])} for one in own.get("rejected", [])]
+        own["rejected"] = [
+            {"id": str(one["id"]), "model": str(one["model"]), "weights": str(one.get("weights", ""))}
+            for one in own.get("rejected", [])
+        ]
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
         told = f"{file} is damaged or not in SA-1B's layout ({one_line(error)}); repair it, or take it away"
         raise SamlitError(told) from error
@@ -260,7 +270,7 @@ def _changed(document: Document, change: Change, about: dict[str, Any], size: tu
         rejected = own["rejected"]
         if any(one["id"] == change.proposal for one in rejected):
             return False
-        rejected.append({"id": change.proposal, "model": about["name"]})
+        rejected.append({"id": change.proposal, "model": about["name"], "weights": about["weights"]})
         return True
     if change.op == "unreject":
         left = [one for one in own["rejected"] if one["id"] != change.proposal]

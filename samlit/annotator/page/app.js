@@ -117,7 +117,9 @@ async function refresh() {
   const one = session;
   if (!one || document.hidden) return;
   const told = await ask(of(one.image.id)).then((answer) => answer.json(), () => null);
-  if (told && one === session) one.update(told.document);
+  if (!told) return;
+  one.image.decided = told.decided;
+  if (one === session) one.update(told.document);
 }
 
 // What is shown.
@@ -151,7 +153,15 @@ function header() {
   by("progress").value = done;
   by("done").textContent = `${done} of ${images.length} done`;
   by("tally-masks").textContent = images.reduce((sum, one) => sum + one.masks, 0).toLocaleString("en");
+  by("model").textContent = `${project.model.name}${taken(images)}`;
   by("tally-hour").textContent = clock.perHour === null ? "–" : Math.round(clock.perHour).toLocaleString("en");
+}
+
+/** How many of the model's proposals were right as they were. */
+function taken(images) {
+  const [accepted, edited, rejected] = [0, 1, 2].map((n) => images.reduce((sum, one) => sum + one.decided[n], 0));
+  const all = accepted + edited + rejected;
+  return all ? `: ${accepted.toLocaleString("en")} of ${all.toLocaleString("en")} proposals taken as they were` : "";
 }
 
 function saved() {
@@ -335,8 +345,10 @@ panel.addEventListener("act", ({ detail: { item, what } }) => run(what, item));
 view.addEventListener("move", () => (by("zoom").textContent = `${Math.round(100 * view.scale)} %`));
 outbox.addEventListener("change", () => (saved(), hint()));
 outbox.addEventListener("note", ({ detail }) => say(detail));
-outbox.addEventListener("sent", ({ detail: { image, document: told } }) => {
+outbox.addEventListener("sent", ({ detail: { image, document: told, decided } }) => {
   fresh.set(image, told);
+  const one = project.images.find(({ id }) => id === image);
+  if (one) one.decided = decided;
   if (image === session?.image.id) session.update(told);
 });
 

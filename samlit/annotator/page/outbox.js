@@ -94,7 +94,7 @@ export class Outbox extends EventTarget {
 
   #sent(key, image, told) {
     this.#forget(key);
-    const detail = { image, document: told.document };
+    const detail = { image, document: told.document, decided: told.decided };
     this.#others.postMessage(detail);
     this.#told(detail);
   }
