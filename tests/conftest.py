@@ -99,11 +99,26 @@ trainer:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a tiny model as `samlit fit` writes it; its weights were stirred, so that masks are not empty."""
+    from samlit.generation.claims import claimed
+
+    file = shared(tmp_path_factory) / "tiny.ckpt"
+    with claimed(file.with_suffix(".lock"), patient=True):
+        if not file.exists():
+            fitted(tmp_path_factory.mktemp("fitted")).replace(file)
+    return file
+
+
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all processes of the tests: what is slow to make is made by one of them."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+def fitted(folder: Path) -> Path:
     import torch
 
     from samlit import cli
 
-    folder = tmp_path_factory.mktemp("fitted")
     recipe = folder / "recipe.yaml"
     recipe.write_text(RECIPE)
     assert cli.main(["fit", "--recipe", str(recipe), "--trainer.default_root_dir", str(folder / "runs")]) == 0
@@ -115,3 +130,19 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
             saved["state_dict"][name] = value + 0.4 * torch.randn(value.shape, generator=chance)
     torch.save(saved, folder / "tiny.ckpt")
     return folder / "tiny.ckpt"
+
+
+@pytest.fixture(scope="session")
+def decoder(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a browser needs to decode with that model."""
+    from samlit.annotator import graphs
+    from samlit.errors import SamlitError
+    from samlit.generation.claims import claimed
+    from samlit.predictor import Predictor
+
+    predictor, folder = Predictor.load(checkpoint), shared(tmp_path_factory)
+    with claimed(folder / "decoders.lock", patient=True):
+        try:
+            return graphs.folder(predictor.net, predictor.image_size, folder / "decoders")
+        except SamlitError as error:
+            pytest.skip(str(error))

@@ -20,14 +20,12 @@ import pytest
 from PIL import Image
 
 from samlit import rle
-from samlit.errors import SamlitError
 from samlit.predictor import Predictor
 
 pytest.importorskip("starlette", reason="the annotator needs starlette: pip install 'samlit[annotate]'")
 uvicorn = pytest.importorskip("uvicorn", reason="the annotator needs uvicorn: pip install 'samlit[annotate]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 
-from samlit.annotator import graphs  # noqa: E402
 from samlit.annotator.proposals import Proposal, Proposals  # noqa: E402
 from samlit.annotator.server import Annotator  # noqa: E402
 from samlit.annotator.store import Store  # noqa: E402
@@ -199,15 +197,6 @@ def points(row):
     return [tuple(point) for point in row["provenance"]["prompts"]["points"]]
 
 
-@pytest.fixture(scope="module")
-def decoder(predictor, tmp_path_factory):
-    """What a browser needs to decode."""
-    try:
-        return graphs.folder(predictor.net, predictor.image_size, tmp_path_factory.mktemp("decoders"))
-    except SamlitError as error:
-        pytest.skip(str(error))
-
-
 def test_clicks_are_answered_as_by_the_predictor(tab, folder, predictor):
     expect(tab.page.locator("#decoder")).to_have_text("decoded by the server")
     clicks(tab, folder, predictor)
@@ -299,6 +288,9 @@ def test_brush_and_eraser_are_exact_to_the_pixel(tab, folder):
     tab.keys("d", "]", "]", "]")
     tab.page.mouse.click(*tab.place(0.2, 0.2))
     tab.accept(2)
+    rate = 3600 * 2 / sum(row["provenance"]["seconds"] for row in rows(folder))
+    shown = tab.page.locator("#tally-hour").inner_text().replace(",", "")
+    assert int(shown) == pytest.approx(rate, rel=0.02, abs=1)
 
     wanted = np.zeros((ROWS, COLUMNS), bool)
     wanted[20, 11:30] = True
@@ -312,6 +304,33 @@ def test_brush_and_eraser_are_exact_to_the_pixel(tab, folder):
     corner[:2, :2] = True
     corner[1, 1] = two["area"] == 4
     assert np.array_equal(drawn(two), corner)
+
+
+def test_a_click_means_its_pixel_however_near_the_image_is(tab, folder):
+    zoom, mouse = tab.page.locator("#zoom"), tab.page.mouse
+    x, y = tab.place(60, 20)
+    mouse.move(x, y)
+    for _ in range(2):
+        before = zoom.inner_text()
+        mouse.wheel(0, -300)
+        expect(zoom).not_to_have_text(before)
+    near = zoom.inner_text()
+    mouse.click(x, y)
+    tab.answered(3)
+    tab.page.keyboard.down("Space")
+    mouse.down()
+    mouse.move(x + 120, y + 60, steps=3)
+    mouse.up()
+    tab.page.keyboard.up("Space")
+    mouse.click(x + 120, y + 60, button="right")
+    tab.answered(1)
+    assert zoom.inner_text() == near
+    tab.keys("-", "0")
+    tab.click(10, 50, candidates=1)
+    tab.accept(1)
+    assert points(rows(folder)[0]) == [
+        pytest.approx(wanted, abs=0.1) for wanted in ((60, 20, 1), (60, 20, 0), (10, 50, 1))
+    ]
 
 
 def test_painting_over_an_answer_keeps_the_answer(tab, folder, predictor):
@@ -386,7 +405,7 @@ def test_the_mask_of_a_click_is_shown_before_it(tab):
 def test_names_and_what_a_reload_brings_back(tab, folder):
     tab.click(20, 20)
     tab.keys("l")
-    tab.page.keyboard.type("left block")
+    tab.page.keyboard.type("left <b>block</b>")  # a name is text, whatever it says
     tab.accept(1)
     tab.keys("d")
     tab.page.mouse.click(*tab.place(60, 30))
@@ -395,8 +414,8 @@ def test_names_and_what_a_reload_brings_back(tab, folder):
     tab.page.reload()
     tab.ready()
     tab.shows(1)
-    expect(tab.page.locator("#masks .name")).to_have_text("left block")
-    expect(tab.page.locator("#names option")).to_have_attribute("value", "left block")
+    expect(tab.page.locator("#masks .name")).to_have_text("left <b>block</b>")
+    expect(tab.page.locator("#names option")).to_have_attribute("value", "left <b>block</b>")
     expect(tab.page.locator("#making-state")).to_have_text(unfinished)
     tab.accept(2)
     tab.keys("j", "l")
@@ -411,7 +430,7 @@ def test_names_and_what_a_reload_brings_back(tab, folder):
     tab.keys("Escape")
     expect(tab.page.locator("#name")).to_have_value("right")
     tab.saved()
-    assert [row.get("phrase") for row in rows(folder)] == ["left block", "right"]
+    assert [row.get("phrase") for row in rows(folder)] == ["left <b>block</b>", "right"]
     tab.keys("Control+z")
     expect(tab.page.locator("#masks .name").first).to_have_text("Unnamed")
 
@@ -454,13 +473,20 @@ def test_all_without_a_mouse(tab, folder):
     assert (first, second) == (1, 0)
     assert 0 < x0 < x1 == pytest.approx(COLUMNS / 2, abs=0.1)
     assert y0 == y1 < ROWS / 2
+    tab.keys("b", "Shift+ArrowLeft", ".", "Escape", ".", *["Shift+ArrowRight"] * 2, "Shift+ArrowDown", ".")
+    tab.answered(3)
+    tab.accept(2)
+    left, top, right, bottom = rows(folder)[1]["provenance"]["prompts"]["box"]
+    assert (left, top) == pytest.approx((x0, y0), abs=0.1)
+    assert (right, bottom) == pytest.approx((2 * x1 - x0, y0 + x1 - x0), abs=0.1)
     buttons = tab.page.get_by_role("button").all()
     assert len(buttons) > 12
     assert all(one.get_attribute("aria-label") or one.inner_text() for one in buttons)
 
 
 def test_half_a_minute_on_one_mask_is_long(tab):
-    tab.page.clock.install()
+    tab.page.clock.install(time=0)
+    tab.page.clock.pause_at(3600)  # a busy machine's seconds are none of this person's
     hint = tab.page.locator("#hint")
     tab.click(20, 20)
     for _ in range(2):
@@ -492,6 +518,7 @@ def test_proposals_are_accepted_modified_and_rejected(context, folder, predictor
     with served(folder, predictor, Blocks()) as url:
         tab = Tab(context, url)
         tab.shows(0, 3)
+        expect(tab.page.locator("#model")).to_have_text("tiny")
         tab.page.mouse.move(*tab.place(50, 10))
         expect(tab.page.locator("#hint")).to_contain_text("A accepts")
         tab.keys("a")
@@ -508,10 +535,13 @@ def test_proposals_are_accepted_modified_and_rejected(context, folder, predictor
         tab.keys("j", "x")
         tab.shows(2, 0)
         tab.saved()
+        model = tab.page.locator("#model")
+        expect(model).to_have_text("tiny: 1 of 3 proposals taken as they were")
         tab.page.reload()
         tab.ready()
         tab.shows(2)
         expect(tab.page.locator("#proposals-part")).to_be_hidden()
+        expect(model).to_have_text("tiny: 1 of 3 proposals taken as they were")
         context.close()
     first, second, third = (one.mask for one in Blocks()(""))
     accepted, modified = rows(folder)

@@ -77,15 +77,7 @@ def test_without_npm_it_says_what_to_do(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def runtime():
-    try:
-        return assets.runtime()
-    except SamlitError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module")
-def tab(runtime):
+def tab(decoder):
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
     if CHROMIUM is None:
         pytest.skip("needs Chromium: apt-get install chromium")
@@ -96,7 +88,7 @@ def tab(runtime):
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory, runtime, checkpoint):
+def served(tmp_path_factory, decoder, checkpoint):
     """A server of the small model whose decoder runs in the browser, its address, and a Predictor."""
     import uvicorn
 
@@ -104,7 +96,6 @@ def served(tmp_path_factory, runtime, checkpoint):
     (folder / "photos").mkdir()
     picture().save(folder / "photos" / "0.png")
     predictor = Predictor.load(checkpoint)
-    decoder = graphs.folder(predictor.net, predictor.image_size, folder / "decoders")
     store = Store(folder / "photos", folder / "out")
     annotator = Annotator(store, Predictor(predictor.net, predictor.image_size), "small", folder, decoder=decoder)
     server = uvicorn.Server(uvicorn.Config(annotator.app(), port=0, log_level="error"))

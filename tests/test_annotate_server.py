@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import warnings
 
 import numpy as np
@@ -9,11 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from samlit import images, rle
+from samlit import cli, images, rle
 from samlit.annotator import guard, report
+from samlit.annotator.boxes import Boxes
 from samlit.annotator.proposals import Proposal
 from samlit.annotator.server import Annotator
 from samlit.annotator.store import Store
+from samlit.errors import SamlitError
 from samlit.predictor import InFrame, Predictor
 
 with warnings.catch_warnings():  # of the versions of httpx that it takes
@@ -80,7 +83,7 @@ def test_the_page_and_the_project(client, store):
     shown = client.get(f"/api/images/{first(client)}/picture")
     assert shown.headers["content-type"] == "image/png"
     for part in ("script", "link"):  # all that the page wants is there
-        for name in __import__("re").findall(rf"<{part}[^>]*(?:src|href)=\"/?([^\"]+)\"", page.text):
+        for name in re.findall(rf"<{part}[^>]*(?:src|href)=\"/?([^\"]+)\"", page.text):
             assert client.get(f"/{name}").status_code == 200, name
 
 
@@ -170,6 +173,125 @@ def test_proposals_are_decided_on_and_counted(store, predictor, tmp_path, capsys
     assert "1 (33%)" in capsys.readouterr().out
 
 
+def test_a_model_is_its_weights_and_not_its_files_name(store, predictor, tmp_path, capsys):
+    """A training is written to where the one before it was."""
+    from samlit.annotator.proposals import Proposals
+
+    def decide(number, edited):
+        cache = tmp_path / "cache"
+        own = Annotator(store, predictor, "run/best.ckpt", cache, Proposals(Three(), store, cache))
+        client = TestClient(own.app(), HERE)
+        one = client.get("/api/project").json()["images"][number]
+        assert one["decided"] == [0, 0, 0]
+        own.proposals.ask(number, 10)
+        rows = client.get(f"/api/images/{one['id']}/proposals").json()["proposals"]
+        how = {"seconds": 1.0, "proposal": {"id": rows[0]["id"], "edited": edited}}
+        change = f"/api/images/{one['id']}/change"
+        told = client.post(change, json=add(1, counts=rows[0]["counts"], provenance=how)).json()
+        assert told["decided"] == ([0, 1, 0] if edited else [1, 0, 0])
+        told = client.post(change, json={"op": "reject", "proposal": rows[1]["id"]}).json()
+        assert told["decided"][2] == 1
+        assert client.get(f"/api/images/{one['id']}").json()["decided"] == told["decided"]
+        assert [row["decided"] for row in client.get("/api/project").json()["images"]].count([0, 0, 0]) == 2
+        own.close()
+        return own.about["weights"][:6]
+
+    before = decide(0, True)
+    with torch.no_grad():
+        next(predictor.net.decoder.parameters()).add_(0.1)
+    after = decide(1, False)
+    found, _ = report.rows(store)
+    assert [(row.model.name, row.accepted, row.edited, row.rejected) for row in found] == [
+        ("run/best.ckpt", 0, 1, 1),
+        ("run/best.ckpt", 1, 0, 1),
+    ]
+    report.show(store)
+    said = capsys.readouterr().out
+    assert f"run/best.ckpt ({before})" in said
+    assert f"run/best.ckpt ({after})" in said
+
+
+def test_what_others_wrote_of_a_mask_is_nobodys_verdict(client, store):
+    row = {"id": 1, "segmentation": {"size": list(SIZE), "counts": square().counts}}
+    for told in ("by hand", {"model": "m", "proposal": 3}, {"model": {}, "proposal": 3}):
+        (store.images / "0.json").write_text(json.dumps({"annotations": [row | {"provenance": told}]}))
+        assert client.get("/api/project").json()["images"][0]["decided"] == [0, 0, 0]
+
+
+def boxes(store, predictor, told, score=0.5):
+    file = store.images.parent / "boxes.json"
+    file.write_text(told if isinstance(told, str) else json.dumps(told))
+    return Boxes(Predictor(predictor.net, predictor.image_size), store, file, score)
+
+
+BOX, OTHER = [3, 2, 20, 12], [30, 1, 15, 17]
+
+
+def test_a_detectors_boxes_become_the_models_masks(store, predictor, monkeypatch):
+    results = [
+        {"image_id": 1, "category_id": 1, "bbox": BOX, "score": 0.9},
+        {"image_id": 1, "category_id": 1, "bbox": OTHER, "score": 0.51},
+        {"image_id": 1, "category_id": 2, "bbox": BOX, "score": 0.6},  # found twice
+        {"image_id": 1, "category_id": 1, "bbox": OTHER, "score": 0.49},
+        {"image_id": 1, "category_id": 1, "bbox": [5, 5, 0, 4], "score": 0.9},
+        {"image_id": 77, "category_id": 1, "bbox": BOX, "score": 0.9},
+    ]
+    monkeypatch.setattr("samlit.annotator.boxes.SURE", -9.0)  # of a model that has learned nothing
+    proposer = boxes(store, predictor, results)
+    path = {item.name: str(store.path(item)) for item in store.items}
+    assert proposer(path["0.png"]) == proposer(path["2.png"]) == []
+    found = proposer(path["1.png"])
+    predictor.set_image(np.asarray(picture(1)))
+    wanted = {}
+    for x, y, wide, high in (BOX, OTHER):
+        answer = predictor.predict({"boxes": [(x, y, x + wide, y + high)]}, False)
+        wanted[rle.encode(answer.masks[0].numpy()).counts] = float(answer.iou[0])
+    assert len(found) == len(wanted) == 2
+    assert {one.mask.counts: pytest.approx(one.predicted_iou, abs=1e-5) for one in found} == wanted
+    assert found[0].predicted_iou >= found[1].predicted_iou
+    monkeypatch.setattr("samlit.annotator.boxes.SURE", float(np.mean(list(wanted.values()))))
+    assert proposer(path["1.png"]) == found[:1]
+    keys = {boxes(store, predictor, given, score).key for given in (results, results[:2]) for score in (0.3, 0.5)}
+    assert len(keys) == 4, "what was kept of other boxes is not taken for these"
+
+
+def test_an_image_goes_by_its_name_or_number_or_by_the_files_own_list(store, predictor, tmp_path):
+    (store.images / "sub").mkdir()
+    for name in ("sub/1.png", "sub/007.png"):
+        picture().save(store.images / name)
+    store = Store(store.images, tmp_path / "out")
+
+    def names(told):
+        return sorted(path.removeprefix(f"{store.images.resolve()}/") for path in boxes(store, predictor, told)._boxes)
+
+    assert names([{"image_id": one, "bbox": BOX} for one in ("0.png", "sub/1", 7, "2")]) == [
+        "0.png", "2.png", "sub/007.png", "sub/1.png"
+    ]  # fmt: skip
+    assert names([{"image_id": "1.png", "bbox": BOX}]) == ["1.png"]
+    images = [{"id": 0, "file_name": "2.png"}, {"id": 2, "file_name": "sub/007.png"}]
+    assert names({"images": images, "annotations": [{"image_id": 2, "bbox": BOX}]}) == ["sub/007.png"]
+    with pytest.raises(SamlitError, match="1 may be any of 2 images: name it with its folder"):
+        names([{"image_id": 1, "bbox": BOX}])
+
+
+@pytest.mark.parametrize(
+    ("told", "line"),
+    [
+        ("{", "has no boxes as COCO's results do: Expecting"),
+        (3, "has no boxes as COCO's results do"),
+        ([{"image_id": 1}], "has no boxes as COCO's results do: bbox"),
+        ([{"image_id": 1, "bbox": [1, 2, 3]}], "bbox is x, y, width, height"),
+        ({"images": [], "annotations": [{"image_id": 1, "bbox": BOX}]}, "has no boxes"),
+        ([{"image_id": 44, "bbox": BOX}], r"has no box of score 0\.5 or more of any image in"),
+        ([{"image_id": 1, "bbox": BOX, "score": 0.1}], r"has no box of score 0\.5 or more"),
+    ],
+)
+def test_a_file_without_boxes_is_one_line(store, predictor, told, line):
+    with pytest.raises(SamlitError, match=line) as error:
+        boxes(store, predictor, told)
+    assert "\n" not in str(error.value)
+
+
 # Each line is an attack: the request, and the status that it meets.
 @pytest.mark.parametrize(
     ("method", "path", "headers", "status"),
@@ -212,6 +334,9 @@ def test_every_answer_says_what_a_browser_may_do_with_it(client):
         assert "unsafe-inline" not in told["content-security-policy"]
         assert told["x-content-type-options"] == "nosniff"
         assert told["cross-origin-opener-policy"] == "same-origin"
+        assert told["cross-origin-embedder-policy"] == "require-corp"  # both are wanted for threads
+        assert told["cross-origin-resource-policy"] == "same-origin"
+        assert "frame-ancestors 'none'" in told["content-security-policy"]
         assert "access-control-allow-origin" not in told
 
 
@@ -227,6 +352,36 @@ def test_who_does_not_know_the_token_gets_nothing(annotator):
     known = {"authorization": "Bearer open sesame"}
     assert client.get("/api/project", headers=known).status_code == 200
     assert client.get("/api/project", headers=known | {"origin": "http://evil.example"}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("host", "opened"),
+    [
+        (None, r"open http://127\.0\.0\.1:8188/ "),
+        ("localhost", r"open http://localhost:8188/ "),
+        ("::1", r"open http://\[::1\]:8188/ "),
+        ("0.0.0.0", r"open http://HOST:8188/\?token=[\w-]{32} "),
+        ("192.168.0.7", r"open http://192\.168\.0\.7:8188/\?token=[\w-]{32} "),
+        ("127.0.0.1.evil.example", r"\?token="),
+    ],
+)
+def test_it_is_for_this_machine_alone_or_for_who_has_the_token(store, checkpoint, monkeypatch, capsys, host, opened):
+    asked = []
+
+    def listen(annotator, host, port, token, ready):
+        asked.append((host, port, token))
+        ready(port)
+        annotator.close()
+
+    monkeypatch.setattr("samlit.annotator.server.serve", listen)
+    words = ["annotate", "--images", str(store.images), "--weights", str(checkpoint), "--decoder", "server"]
+    assert cli.main(words + ([] if host is None else ["--host", host])) == 0
+    ((listened, port, token),) = asked
+    assert (listened, port) == (host or "127.0.0.1", 8188)
+    assert (token is None) == (host in (None, "localhost", "::1"))
+    said = capsys.readouterr().out
+    assert re.search(opened, said)
+    assert token is None or token in said
 
 
 def test_a_request_that_is_too_large_is_not_read(client, store):

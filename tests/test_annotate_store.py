@@ -272,10 +272,11 @@ def test_a_body_that_is_no_json_object_is_one_line(body):
 
 
 def test_what_is_made_ahead_begins_with_who_waits_and_follows_the_image():
-    order, stamps, going = [], dict.fromkeys(range(6), 0), threading.Event()
+    order, stamps, begun, going = [], dict.fromkeys(range(6), 0), threading.Event(), threading.Event()
 
     def make(number):
-        going.wait(10)
+        begun.set()
+        going.wait(60)
         order.append(number)
         if number == 5:
             raise ValueError("number five")
@@ -283,18 +284,19 @@ def test_what_is_made_ahead_begins_with_who_waits_and_follows_the_image():
 
     ahead = Ahead(make, 6, stamps.__getitem__, ahead=2)
     ahead.look(0)
-    time.sleep(0.05)  # 0 is being made
+    assert begun.wait(60)  # 0 is being made
     waiting = threading.Thread(target=lambda: ahead.ask(4))
     waiting.start()
-    time.sleep(0.05)
+    while ahead._wanted != [4]:
+        time.sleep(0.01)
     assert ahead.ask(0, 0.01) is None
     going.set()
-    waiting.join(10)
-    assert ahead.ask(2, 10) == (2, 0)
+    waiting.join(60)
+    assert ahead.ask(2, 60) == (2, 0)
     assert order == [0, 4, 1, 2]
     stamps[2] = 1
-    assert ahead.ask(2, 10) == (2, 1)
+    assert ahead.ask(2, 60) == (2, 1)
     for _ in range(2):
         with pytest.raises(ValueError, match="number five"):
-            ahead.ask(5, 10)
+            ahead.ask(5, 60)
     ahead.close()

@@ -44,7 +44,6 @@ class Proposal:
         return cls(hashlib.blake2b(mask.counts.encode(), digest_size=8).hexdigest(), mask, predicted_iou)
 
 
-
 class Proposer(Protocol):
     """Proposes masks for an image file.
 
@@ -57,7 +56,6 @@ class Proposer(Protocol):
     def __call__(self, path: str) -> Sequence[Proposal]:
         """The masks, the surest first."""
         ...
-
 
 
 class Everything:

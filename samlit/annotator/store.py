@@ -205,7 +205,13 @@ class Store:
         try:
             document = self.read(item)
         except SamlitError as error:
-            told: dict[str, Any] = {"masks": 0, "done": False, "names": [], "verdicts": Counter(), "damaged": one_line(error)}
+            told: dict[str, Any] = {
+                "masks": 0,
+                "done": False,
+                "names": [],
+                "verdicts": Counter(),
+                "damaged": one_line(error),
+            }
         else:
             rows = [row for row in document["annotations"] if not row.get("deleted")]
             names = sorted({str(row["phrase"]) for row in rows if row.get("phrase")})

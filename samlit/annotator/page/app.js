@@ -17,7 +17,7 @@ const LONG = 30; // seconds on one mask, after which the paper's annotators went
 
 const by = (id) => document.getElementById(id);
 const project = await reached(() => ask("/api/project").then((answer) => answer.json()));
-const decoding = await openDecoding(project);
+const decoding = openDecoding(project);
 const word = project.id ?? "";
 const outbox = new Outbox(word), drafts = new Drafts(word), clock = new Clock();
 const tools = { outbox, decoding, clock, drafts, person: project.person };
@@ -51,6 +51,7 @@ function trouble(text) {
 async function show(number) {
   if (number < 0 || number >= project.images.length) return;
   session?.close();
+  pointer.cancel();
   [at, session, ready, hovered] = [number, null, false, null];
   const image = project.images[number];
   preview.at(null);

@@ -2,34 +2,38 @@
 
 import { ask, of, patient } from "./api.js";
 
-/** What answers prompts.
+/** What answers prompts; its decoder is fetched while the page shows the image already.
  *
  * @param project As the server tells it.
  */
-export async function open(project) {
-  if (project.decoder === "browser") {
-    try {
-      await ask("/decoder/prompt.onnx", { method: "HEAD" });
-      const { open: start } = await import("./decoder.js");
-      const threads = crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 4) : 1;
-      return new Decoding(await start("/decoder", { threads, gpu: Boolean(navigator.gpu) }));
-    } catch (error) {
-      console.warn("the server decodes:", error);
-    }
+export const open = (project) => new Decoding(project.decoder === "browser" ? started() : Promise.resolve(null));
+
+async function started() {
+  try {
+    await ask("/decoder/prompt.onnx", { method: "HEAD" });
+    const { open: start } = await import("./decoder.js");
+    const threads = crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 4) : 1;
+    return await start("/decoder", { threads, gpu: Boolean(navigator.gpu) });
+  } catch (error) {
+    console.warn("the server decodes:", error);
+    return null;
   }
-  return new Decoding(null);
 }
 
 /** The answers about one image at a time; its candidates are {logits: Float32Array, side, score}, the surest first. */
 class Decoding {
-  #decoder;
+  #decoder = null;
+  #started;
   #id = null;
   #memory = {};
   #last = Promise.resolve();
 
-  constructor(decoder) {
-    this.#decoder = decoder;
-    this.where = decoder ? "browser" : "server"; // that answers
+  constructor(starting) {
+    this.where = "browser"; // or "server", that answers
+    this.#started = starting.then((decoder) => {
+      this.#decoder = decoder;
+      if (!decoder) this.where = "server";
+    });
     this.milliseconds = Infinity; // that the last answer took
   }
 
@@ -46,6 +50,7 @@ class Decoding {
   }
 
   async #image(id, signal) {
+    await this.#started;
     signal?.throwIfAborted();
     const answer = await patient(of(id, "embedding"), { method: this.#decoder ? "GET" : "HEAD", signal });
     const { embedding, size, inside, frame } = JSON.parse(answer.headers.get("x-samlit"));

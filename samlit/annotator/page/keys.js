@@ -56,7 +56,7 @@ const TABLE = [
     [["Shift+ArrowRight"], "Move it right", "nudge", [24, 0]],
     [["Shift+ArrowUp"], "Move it up", "nudge", [0, -24]],
     [["Shift+ArrowDown"], "Move it down", "nudge", [0, 24]],
-    [["."], "Add, or paint, at the cross", "press", 1],
+    [["."], "Add, paint, or set a corner", "press", 1],
     [[","], "Take away at the cross", "press", 0],
   ]],
 ];

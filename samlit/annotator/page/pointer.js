@@ -8,6 +8,7 @@ export class Pointer extends EventTarget {
   #canvas;
   #view;
   #press = null;
+  #corner = null; // the first one of a box that is made by keys
   #space = false;
 
   /** @param canvas The element; view what it shows. `tool` is "click", "box", "brush" or "eraser". */
@@ -47,8 +48,8 @@ export class Pointer extends EventTarget {
 
   /** Forget the press that is under way. Returns whether there was one. */
   cancel() {
-    const was = this.#press !== null;
-    this.#press = null;
+    const was = this.#press !== null || this.#corner !== null;
+    this.#press = this.#corner = null;
     this.#view.gesture = null;
     this.#view.paint();
     return was;
@@ -68,8 +69,18 @@ export class Pointer extends EventTarget {
   /** What a press at the place means, for who works by keys. */
   press(label) {
     if (!this.place) return;
-    if (!this.painting) this.#tell("click", { point: [...this.place, label] });
+    if (this.tool === "box") this.#cornered(this.place);
+    else if (!this.painting) this.#tell("click", { point: [...this.place, label] });
     else this.#tell("stroke", { stroke: this.#stroke([this.#snap(this.place)], this.tool === "eraser") });
+  }
+
+  /** A box by keys: first one corner, then the one across. */
+  #cornered(place) {
+    const first = this.#corner;
+    this.#corner = first ? null : place;
+    this.#view.gesture = first ? null : { box: this.#rectangle(place, place) };
+    if (first) this.#boxed(this.#rectangle(first, place));
+    this.#view.paint();
   }
 
   #holding(whether) {
@@ -86,6 +97,7 @@ export class Pointer extends EventTarget {
 
   #down(event) {
     if (!this.#view.session || this.#press) return;
+    if (this.#corner) this.cancel();
     this.#canvas.focus({ preventScroll: true });
     this.#canvas.setPointerCapture(event.pointerId);
     const place = this.#view.at(event.offsetX, event.offsetY);
@@ -191,6 +203,7 @@ export class Pointer extends EventTarget {
   #at(place, keyboard = false) {
     this.place = place;
     this.keyboard = keyboard;
+    if (this.#corner && place) this.#view.gesture = { box: this.#rectangle(this.#corner, place) };
     this.#shown();
     this.#tell("hover", {});
   }
