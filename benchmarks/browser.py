@@ -19,9 +19,10 @@ import statistics
 import sys
 import tempfile
 import threading
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +30,6 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 from rich.console import Console
 from rich.table import Table
-from segment_anything.utils.onnx import SamOnnxModel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -105,34 +105,48 @@ class Server(http.server.SimpleHTTPRequestHandler):
         """Nothing."""
 
 
-def exported(released: Any, file: Path) -> None:
-    """SAM's own graph, with the arguments of its own script."""
-    whole = SamOnnxModel(released, return_single_mask=False)
-    given = {
-        "image_embeddings": torch.randn(1, 256, 64, 64),
-        "point_coords": torch.randint(0, 1024, (1, 5, 2)).float(),
-        "point_labels": torch.randint(0, 4, (1, 5)).float(),
-        "mask_input": torch.randn(1, 1, 256, 256),
-        "has_mask_input": torch.tensor([1.0]),
-        "orig_im_size": torch.tensor([1500.0, 2250.0]),
-    }
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            whole,
-            tuple(given.values()),
-            str(file),
-            input_names=list(given),
-            output_names=["masks", "iou_predictions", "low_res_masks"],
-            dynamic_axes={"point_coords": {1: "num_points"}, "point_labels": {1: "num_points"}},
-            opset_version=17,
-            do_constant_folding=True,
-            dynamo=False,
-        )
+def furnish(folder: Path, released: Any, predictor: Predictor, decoder: Path) -> None:
+    """Put what the page asks for into a folder: both models' graphs, and the embedding of the predictor's image."""
+    official.exported(released, folder / "official.onnx")
+    shutil.copytree(decoder, folder / "decoder")
+    shutil.copytree(PAGE, folder / "page")
+    (folder / "embedding").write_bytes(predictor.embedding.embedding.image.numpy().tobytes())
+    (folder / "index.html").write_text("<!doctype html><title>benchmark</title>")
 
 
-def measure(page: Page, given: argparse.Namespace, predictor: Predictor, threads: int, table: Table) -> None:
-    """Times of one number of threads, in the table."""
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a folder."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Server, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+class Times(NamedTuple):
+    """What a page measured.
+
+    Attributes:
+        threads: That it had.
+        once: Milliseconds that samlit needs once an image.
+        clicks: Milliseconds of each click, a list for each of `ROWS`.
+        apart: How far the logits of each were from PyTorch's at most, as a share of the largest.
+    """
+
+    threads: int
+    once: float
+    clicks: list[list[float]]
+    apart: list[float]
+
+    @property
+    def faster(self) -> list[float]:
+        """How many times faster than SAM's export each is: the median over clicks."""
+        return [statistics.median(a / b for a, b in zip(self.clicks[0], own, strict=True)) for own in self.clicks]
+
+
+def measure(page: Page, predictor: Predictor, threads: int, clicks: int) -> Times:
+    """Times of one number of threads."""
     embedded = predictor.embedding
     (size,), (inside,) = embedded.originals, embedded.sizes
     told = {"threads": threads, "size": list(size), "inside": list(inside), "embedding": [1, 256, 64, 64]}
@@ -141,7 +155,7 @@ def measure(page: Page, given: argparse.Namespace, predictor: Predictor, threads
     chance = random.Random(0)
     times: list[list[float]] = [[] for _ in ROWS]
     apart = [0.0 for _ in ROWS]
-    for turn in range(given.clicks + 3):  # the first three warm up
+    for turn in range(clicks + 3):  # the first three warm up
         click = [chance.uniform(0, inside[1]), chance.uniform(0, inside[0])]
         wanted = logits(predictor, click)
         for way in chance.sample(range(len(ROWS)), len(ROWS)):
@@ -150,10 +164,7 @@ def measure(page: Page, given: argparse.Namespace, predictor: Predictor, threads
             apart[way] = max(apart[way], float(off))
             if turn >= 3:
                 times[way].append(took)
-    for name, took, off in zip(ROWS, times, apart, strict=True):
-        ratio = statistics.median(a / b for a, b in zip(times[0], took, strict=True))
-        table.add_row(str(used), name, f"{statistics.median(took):.0f}", f"{ratio:.2f}", f"{off:.0e}")
-    table.add_row(str(used), "samlit, once an image", f"{once:.0f}", "", "", end_section=True)
+    return Times(used, once, times, apart)
 
 
 @torch.no_grad()
@@ -182,28 +193,27 @@ def main() -> None:
     predictor = Predictor(own, SIDE)
     pixels = _scenes.render(0, 1, 2, max(size) // 4, 32, "clear").image
     predictor.set_image(np.asarray(frames_of(pixels, size)))
-    with tempfile.TemporaryDirectory() as scratch, sync_playwright() as started:
+    with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        exported(released, folder / "official.onnx")
-        shutil.copytree(graphs.folder(own, SIDE, folder / "made"), folder / "decoder")
-        shutil.copytree(PAGE, folder / "page")
-        (folder / "embedding").write_bytes(predictor.embedding.embedding.image.numpy().tobytes())
-        (folder / "index.html").write_text("<!doctype html><title>benchmark</title>")
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Server, directory=scratch))
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
-        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        console.print(f"Chromium {browser.version}, {machine()}", highlight=False)
+        furnish(folder, released, predictor, graphs.folder(own, SIDE, folder / "made"))
         table = Table(title=f"median of {given.clicks} clicks, image of {given.size}", title_justify="left")
         for column in ("threads", "way", "ms", "x SAM's export", "logits apart"):
             table.add_column(column, justify="left" if column == "way" else "right")
-        for threads in given.threads:
-            page = browser.new_page()
-            page.goto(f"http://127.0.0.1:{server.server_port}/")
-            measure(page, given, predictor, threads, table)
-            page.close()
-        browser.close()
-        server.shutdown()
+        with served(folder) as url, sync_playwright() as started:
+            program = next(filter(None, map(shutil.which, CHROMIUM)), None)
+            browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
+            console.print(f"Chromium {browser.version}, {machine()}", highlight=False)
+            for threads in given.threads:
+                page = browser.new_page()
+                page.goto(url)
+                told = measure(page, predictor, threads, given.clicks)
+                page.close()
+                for name, took, ratio, off in zip(ROWS, told.clicks, told.faster, told.apart, strict=True):
+                    row = f"{statistics.median(took):.0f}", f"{ratio:.2f}", f"{off:.0e}"
+                    table.add_row(str(told.threads), name, *row)
+                once = f"{told.once:.0f}"
+                table.add_row(str(told.threads), "samlit, once an image", once, "", "", end_section=True)
+            browser.close()
         console.print(table)
 
 

@@ -15,6 +15,8 @@ import pytest
 from samlit import outline, plugins
 
 ROOT = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("SAMLIT_SHARED") or ROOT.parent / "shared" / "data")
+MOBILE_SAM = SHARED.parent / "weights" / "mobile_sam.pt"
 Shell = Callable[..., "subprocess.CompletedProcess[str]"]
 Install = Callable[..., Path]
 
@@ -146,3 +148,18 @@ def decoder(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             return graphs.folder(predictor.net, predictor.image_size, folder / "decoders")
         except SamlitError as error:
             pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def mobile_graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The graphs of MobileSAM's real weights, made once for all processes of the tests."""
+    from samlit import onnx_export
+    from samlit.generation.claims import claimed
+    from tests import official
+
+    out = shared(tmp_path_factory) / "mobile_graphs"
+    with claimed(out.with_suffix(".lock"), patient=True):
+        if not out.exists():
+            _, own = official.mobile(MOBILE_SAM)
+            onnx_export.write(own, 1024, out, onnx_export.Options(("decoder", "browser")))
+    return out

@@ -1,10 +1,12 @@
 """The released implementation beside samlit's, with equal weights."""
 
 import functools
+import warnings
 
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from segment_anything.modeling import Sam as OfficialSam
+from segment_anything.utils.onnx import SamOnnxModel
 from torch import nn
 
 from samlit.layouts import from_sam
@@ -70,3 +72,31 @@ def _heads(grid, image_size, channels, heads=8, mlp=2048, iou=256):
         transformer_dim=channels, transformer=transformer, num_multimask_outputs=3, iou_head_hidden_dim=iou
     )
     return prompts, decoder
+
+
+def exported(released, file, single=False):
+    """SAM's own graph of a released model, made with the arguments of its own script."""
+    encoder = released.prompt_encoder
+    rows, columns = encoder.image_embedding_size
+    given = {
+        "image_embeddings": torch.randn(1, encoder.embed_dim, rows, columns),
+        "point_coords": torch.randint(0, 1024, (1, 5, 2)).float(),
+        "point_labels": torch.randint(0, 4, (1, 5)).float(),
+        "mask_input": torch.randn(1, 1, 4 * rows, 4 * columns),
+        "has_mask_input": torch.tensor([1.0]),
+        "orig_im_size": torch.tensor([1500.0, 2250.0]),
+    }
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            SamOnnxModel(released, return_single_mask=single),
+            tuple(given.values()),
+            str(file),
+            input_names=list(given),
+            output_names=["masks", "iou_predictions", "low_res_masks"],
+            dynamic_axes={"point_coords": {1: "num_points"}, "point_labels": {1: "num_points"}},
+            opset_version=17,
+            do_constant_folding=True,
+            dynamo=False,
+        )
+    return file

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import shutil
+import statistics
 import tarfile
 import threading
 import time
@@ -17,6 +18,8 @@ from samlit.annotator.server import Annotator
 from samlit.annotator.store import Store
 from samlit.errors import SamlitError
 from samlit.predictor import InFrame, Predictor
+from tests import official
+from tests.conftest import MOBILE_SAM
 from tests.test_annotate_server import picture
 
 ON_THE_PROCESSOR = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
@@ -188,6 +191,28 @@ def test_what_goes_wrong_is_told_and_a_closed_decoder_answers_nobody(tab, served
     }""")
     assert "nowhere/model.json: 404" in told[0]
     assert told[1:] == ["there is no image yet", "AbortError"]
+
+
+@pytest.mark.skipif(
+    not MOBILE_SAM.is_file(), reason=f"{MOBILE_SAM} is not here: SAMLIT_SHARED names the folder of real data beside it"
+)
+def test_a_click_costs_little_more_than_half_of_the_released_export(tab, mobile_graphs, tmp_path, capsys):
+    """As benchmarks/browser.py: by turns in one page, of one thread, so that what else runs slows both."""
+    from benchmarks import browser as benchmark
+
+    released, own = official.mobile(MOBILE_SAM)
+    predictor = Predictor(own, 1024)
+    predictor.set_image(np.asarray(picture().resize((750, 500))))
+    benchmark.furnish(tmp_path, released, predictor, mobile_graphs)
+    (tmp_path / "decoder" / "ort").symlink_to(assets.runtime())
+    with benchmark.served(tmp_path) as url:
+        tab.goto(url)
+        told = benchmark.measure(tab, predictor, threads=1, clicks=20)
+    theirs, logits, mask = map(statistics.median, told.clicks)
+    with capsys.disabled():
+        print(f"\na click in the browser, ms: SAM's export {theirs:.0f}, samlit {logits:.0f}, with its mask {mask:.0f}")
+    assert max(told.apart) < 1e-4
+    assert told.faster[1] >= 1.8
 
 
 def test_graphs_are_made_once_for_a_models_weights(tmp_path, checkpoint, monkeypatch):

@@ -76,17 +76,28 @@ def test_it_answers_as_the_released_export(pair, kind, mask, single, size):
 def folder(pair, tmp_path_factory):
     weights = tmp_path_factory.mktemp("weights") / "small.pth"
     out = weights.with_name("graphs")
-    told = onnx_export.write(pair[1], SIDE, out, onnx_export.Options(("decoder", "batched", "browser")))
-    assert [line.split(":")[0] for line in told] == ["decoder.onnx", "batched.onnx", "prepare.onnx", "prompt.onnx"]
+    told = onnx_export.write(pair[1], SIDE, out, onnx_export.Options(("decoder", "single", "batched", "browser")))
+    names = ["decoder", "single", "batched", "prepare", "prompt"]
+    assert [line.split(":")[0] for line in told] == [f"{name}.onnx" for name in names]
     return out
+
+
+@pytest.fixture(scope="module")
+def released(pair, tmp_path_factory):
+    """The graphs that SAM's own script makes of the same weights: with four masks and with one."""
+    place = tmp_path_factory.mktemp("released")
+    return [official.exported(pair[0], place / f"{single}.onnx", single) for single in (False, True)]
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", PROMPTS)
-def test_graphs_answer_for_any_number_of_clicks_as_the_released_code(pair, folder, kind):
+def test_graphs_answer_for_any_number_of_clicks_as_the_released_code_and_its_graphs(pair, folder, released, kind):
     for mask, size in ((0.0, SIZES[0]), (1.0, SIZES[2])):
         given = (*asked(kind, mask, seed=3), torch.tensor(size, dtype=torch.float32))
         wanted = SamOnnxModel(pair[0], False)(*given)
+        for name, theirs in zip(("decoder", "single"), released, strict=True):
+            found = run(folder / f"{name}.onnx", given)
+            near(found, [torch.from_numpy(x) for x in run(theirs, given)])
         near(run(folder / "decoder.onnx", given), wanted)
         prepared = run(folder / "prepare.onnx", given[:1])
         near(run(folder / "prompt.onnx", (*map(torch.from_numpy, prepared), *given[1:5])), (wanted[2], wanted[1]))
@@ -109,20 +120,24 @@ def test_several_prompts_at_once_are_answered_as_one_by_one(pair, folder):
     not MOBILE_SAM.exists(), reason=f"{MOBILE_SAM} is not here: SAMLIT_SHARED names the folder of real data beside it"
 )
 @torch.no_grad()
-def test_mobile_sams_graphs_answer_as_the_released_export(tmp_path):
-    theirs, own = official.mobile(MOBILE_SAM)
-    onnx_export.write(own, 1024, tmp_path / "graphs", onnx_export.Options(("browser",)))
+def test_mobile_sams_graphs_answer_as_the_graph_of_the_released_export(mobile_graphs, tmp_path):
+    theirs, _ = official.mobile(MOBILE_SAM)
+    released = official.exported(theirs, tmp_path / "released.onnx")
+    size = torch.tensor([300.0, 451.0])
     chance = torch.Generator().manual_seed(0)
     image = torch.randn(1, 256, 64, 64, generator=chance)
-    prepared = [torch.from_numpy(x) for x in run(tmp_path / "graphs" / "prepare.onnx", (image,))]
+    prepared = [torch.from_numpy(x) for x in run(mobile_graphs / "prepare.onnx", (image,))]
     for kind, (xy, labels) in PROMPTS.items():
         mask = 4 * torch.randn(1, 1, 256, 256, generator=chance)
         given = 12 * torch.tensor([xy]).float(), torch.tensor([labels]).float(), mask, torch.tensor([len(kind) % 2.0])
-        _, iou, low = SamOnnxModel(theirs, False)(image, *given, torch.tensor([1024.0, 1024.0]))
-        found = run(tmp_path / "graphs" / "prompt.onnx", (*prepared, *given))
-        near(found, (low, iou))
-        sure = low.abs() > 1e-4 * low.abs().max()  # nearer to its edge a pixel may fall on either side
-        assert torch.equal((torch.from_numpy(found[0]) > 0)[sure], (low > 0)[sure])
+        masks, iou, low = map(torch.from_numpy, run(released, (image, *given, size)))
+        pair = run(mobile_graphs / "prompt.onnx", (*prepared, *given))
+        whole = run(mobile_graphs / "decoder.onnx", (image, *given, size))
+        near(pair, (low, iou))
+        near(whole, (masks, iou, low))
+        for found, logits in ((pair[0], low), (whole[0], masks)):
+            sure = logits.abs() > 1e-4 * logits.abs().max()  # nearer to its edge a pixel may fall on either side
+            assert torch.equal((torch.from_numpy(found) > 0)[sure], (logits > 0)[sure])
 
 
 def test_the_folder_says_what_it_takes(folder):
@@ -157,7 +172,9 @@ def test_the_encoder_and_int8_from_a_shell(pair, tmp_path, capsys):
         wanted = own.embed(image, torch.tensor([[SIDE, 40]])).image
     assert 0 < np.abs(found - wanted.numpy()).max() < 0.2 * wanted.abs().max()
     whole = tmp_path / "whole"
-    assert cli.main([*words[:-1], str(whole), "--part", "encoder"]) == 0
+    assert cli.main([*words[:-1], str(whole), "--part", "encoder", "--opset", "20"]) == 0
+    assert [one.version for one in onnx.load(whole / "encoder.onnx").opset_import if not one.domain] == [20]
+    assert [one.version for one in onnx.load(out / "encoder.onnx").opset_import if not one.domain] == [18]
     layers = [type(x) for x in own.encoder.modules()].count(nn.Linear)
     assert layers
     assert kinds(out / "encoder.onnx").count("MatMulInteger") == layers
@@ -181,6 +198,17 @@ def test_in_int8_positions_stay_as_they_are(pair, tmp_path):
     assert any(n.op_type == "MatMulInteger" for n in multiplied)
     weights = {n.op_type for n in multiplied if any(sizes.get(i, [0])[:1] == [2] for i in n.input)}
     assert weights == {"MatMul"}
+
+
+def test_fp16_is_half_as_large_and_takes_and_gives_what_the_others_do(pair, folder, tmp_path):
+    (told,) = onnx_export.write(pair[1], SIDE, tmp_path / "half", onnx_export.Options(("decoder",), precision="fp16"))
+    file = tmp_path / "half" / "decoder.onnx"
+    assert file.stat().st_size < 0.7 * (folder / "decoder.onnx").stat().st_size
+    given = (*asked("clicks", 1.0), torch.tensor(SIZES[0], dtype=torch.float32))
+    found, wanted = run(file, given), run(folder / "decoder.onnx", given)
+    assert {x.dtype for x in found} == {np.dtype(np.float32)}
+    near(found, [torch.from_numpy(x) for x in wanted], 2e-2)
+    assert float(told.rpartition("mask IoU ")[2]) > 0.98
 
 
 def test_what_cannot_be_is_one_line(tmp_path, capsys, monkeypatch):

@@ -6,6 +6,7 @@ export class Clock {
   #last = performance.now();
   #worked = 0;
   #lap = 0;
+  #first = null; // when the first image was there: to wait for it was no work
   #since = null;
 
   constructor() {
@@ -39,12 +40,13 @@ export class Clock {
   decide(masks) {
     const seconds = this.seconds, taken = seconds - this.#lap;
     this.#lap = seconds;
+    this.#first ??= seconds;
     this.masks += masks;
     return taken;
   }
 
   /** Masks an hour at this pace, or null where it is too early to say. */
   get perHour() {
-    return this.masks > 1 ? (3600 * this.masks) / Math.max(this.#lap, 1) : null;
+    return this.masks > 1 ? (3600 * this.masks) / Math.max(this.#lap - this.#first, 1) : null;
   }
 }

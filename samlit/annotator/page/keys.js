@@ -4,7 +4,7 @@
 const TABLE = [
   ["Begin a mask", [
     [["Click"], "Add to the mask"],
-    [["Right click", "Alt+Click"], "Take away from it"],
+    [["Right click", "Alt+Click"], "Take away"],
     [["Drag"], "Several clicks along a line"],
     [["Shift+Drag"], "Box"],
     [["C"], "Clicks and scribbles", "tool", "click"],

@@ -119,7 +119,8 @@ export class Panel extends EventTarget {
     }
     if (x1 <= x0) [x0, y0, x1, y1] = [0, 0, columns, rows];
     const wide = Math.max(x1 - x0, (y1 - y0) * shape, 8) * 1.25, high = wide / shape;
-    return [(x0 + x1 - wide) / 2, (y0 + y1 - high) / 2, (x0 + x1 + wide) / 2, (y0 + y1 + high) / 2];
+    const x = inside((x0 + x1) / 2, wide, columns), y = inside((y0 + y1) / 2, high, rows);
+    return [x - wide / 2, y - high / 2, x + wide / 2, y + high / 2];
   }
 
   /** A candidate as a small picture, straight from its logits. */
@@ -184,6 +185,9 @@ export class Panel extends EventTarget {
 /** A model's own estimate of an IoU, which may be a little above 1. */
 const percent = (score) => `${Math.round(100 * Math.min(Math.max(score, 0), 1))} %`;
 
+/** The middle of a window, moved so that the window shows nothing beside the image, where it is not larger than that. */
+const inside = (middle, wide, side) => (wide < side ? Math.min(Math.max(middle, wide / 2), side - wide / 2) : side / 2);
+
 /** A canvas cleared, with as many pixels as the screen gives it. */
 function prepared(canvas) {
   const style = getComputedStyle(canvas), ratio = window.devicePixelRatio || 1;
@@ -198,7 +202,8 @@ function thumbnail(canvas, picture, [x0, y0, x1, y1], path, tint) {
   const side = 96, context = canvas.getContext("2d");
   canvas.width = canvas.height = side;
   const wide = Math.max(x1 - x0, y1 - y0, 8) * 1.25, k = side / wide;
-  context.setTransform(k, 0, 0, k, side / 2 - (k * (x0 + x1)) / 2, side / 2 - (k * (y0 + y1)) / 2);
+  const x = inside((x0 + x1) / 2, wide, picture.width), y = inside((y0 + y1) / 2, wide, picture.height);
+  context.setTransform(k, 0, 0, k, side / 2 - k * x, side / 2 - k * y);
   context.drawImage(picture, 0, 0);
   context.fillStyle = "rgb(0 0 0 / 0.45)";
   const others = new Path2D(path);
