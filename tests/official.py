@@ -75,7 +75,10 @@ def _heads(grid, image_size, channels, heads=8, mlp=2048, iou=256):
 
 
 def exported(released, file, single=False):
-    """SAM's own graph of a released model, made with the arguments of its own script."""
+    """SAM's own graph of a released model, made with the arguments of its own script.
+
+    The exporter makes constants of the rows and columns that are picture: only for images of 2 to 3 are masks right.
+    """
     encoder = released.prompt_encoder
     rows, columns = encoder.image_embedding_size
     given = {
