@@ -1,6 +1,7 @@
 """What smaller weights of the exported decoder cost: its masks beside the model's, on photographs.
 
-python benchmarks/precision.py --weights mobile_sam.pt --annotations coco_sample/annotations.json
+samlit export --weights mobile_sam.pt --to onnx --part decoder --precision int8 --out int8
+python benchmarks/precision.py --weights mobile_sam.pt --annotations coco_sample/annotations.json --graphs int8
 
 One click farthest inside of each true mask; of three answers that one counts of which the graph, or the model, expects
 most. The image embedding is the model's own for all.
@@ -9,8 +10,8 @@ most. The image embedding is the model's own for all.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import onnxruntime
 from rich.console import Console
 from rich.table import Table
 
-from samlit import clicks, onnx_export, rle
+from samlit import clicks, rle
 from samlit.predictor import Predictor
 from samlit_sources.coco import Coco
 
@@ -51,34 +52,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True, help="what Predictor.load takes")
     parser.add_argument("--annotations", required=True, help="COCO JSON, its images beside it")
+    parser.add_argument("--graphs", nargs="+", required=True, help="folders of `samlit export --to onnx`")
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--masks", type=int, default=3, help="the largest so many of each image")
     given = parser.parse_args()
     predictor, source = Predictor.load(given.weights), Coco(given.annotations, empty=False)
     own: list[float] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        sessions, sizes = {}, {}
-        for precision in ("fp32", "fp16", "int8"):
-            out = Path(scratch) / precision
-            options = onnx_export.Options(("decoder",), precision=precision)
-            onnx_export.write(predictor.net, predictor.image_size, out, options)
-            sessions[precision] = onnxruntime.InferenceSession(str(out / "decoder.onnx"))
-            sizes[precision] = (out / "decoder.onnx").stat().st_size / 1e6
-        alike: dict[str, list[float]] = {precision: [] for precision in sessions}
-        true: dict[str, list[float]] = {precision: [] for precision in sessions}
-        for index in range(min(given.images, len(source))):
-            sample = source[index]
-            predictor.set_image(sample.pixels())
-            for mask in sorted(sample.masks, key=rle.area)[::-1][: given.masks]:
-                truth = rle.decode(mask).astype(bool)
-                _, (column, row) = clicks.deepest(truth)
-                x, y = column + 0.5, row + 0.5
-                wanted = predictor.predict({"points": [(x, y, 1)]}, True).masks[0].numpy()
-                own.append(iou(wanted, truth))
-                for precision, session in sessions.items():
-                    found = answered(session, predictor, x, y)
-                    alike[precision].append(iou(found, wanted))
-                    true[precision].append(iou(found, truth))
+    sessions, sizes = {}, {}
+    silent = onnxruntime.SessionOptions()
+    silent.log_severity_level = 3
+    for folder in map(Path, given.graphs):
+        precision = json.loads((folder / "model.json").read_text())["precision"]
+        sessions[precision] = onnxruntime.InferenceSession(str(folder / "decoder.onnx"), silent)
+        sizes[precision] = (folder / "decoder.onnx").stat().st_size / 1e6
+    alike: dict[str, list[float]] = {precision: [] for precision in sessions}
+    true: dict[str, list[float]] = {precision: [] for precision in sessions}
+    for index in range(min(given.images, len(source))):
+        sample = source[index]
+        predictor.set_image(sample.pixels())
+        for mask in sorted(sample.masks, key=rle.area)[::-1][: given.masks]:
+            truth = rle.decode(mask).astype(bool)
+            _, (column, row) = clicks.deepest(truth)
+            x, y = column + 0.5, row + 0.5
+            wanted = predictor.predict({"points": [(x, y, 1)]}, True).masks[0].numpy()
+            own.append(iou(wanted, truth))
+            for precision, session in sessions.items():
+                found = answered(session, predictor, x, y)
+                alike[precision].append(iou(found, wanted))
+                true[precision].append(iou(found, truth))
     title = f"{len(own)} clicks on {min(given.images, len(source))} images; the model's own mIoU is {np.mean(own):.3f}"
     table = Table(title=title, title_justify="left")
     for column in ("decoder", "MB", "mIoU with the model's masks", "the same mask (.95)", "mIoU with the true masks"):

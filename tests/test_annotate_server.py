@@ -369,15 +369,17 @@ def test_it_is_for_this_machine_alone_or_for_who_has_the_token(store, checkpoint
     asked = []
 
     def listen(annotator, host, port, token, ready):
-        asked.append((host, port, token))
+        asked.append((host, port, token, annotator.proposals is not None))
         ready(port)
         annotator.close()
 
     monkeypatch.setattr("samlit.annotator.server.serve", listen)
     words = ["annotate", "--images", str(store.images), "--weights", str(checkpoint), "--decoder", "server"]
-    assert cli.main(words + ([] if host is None else ["--host", host])) == 0
-    ((listened, port, token),) = asked
-    assert (listened, port) == (host or "127.0.0.1", 8188)
+    (store.images.parent / "boxes.json").write_text(json.dumps([{"image_id": 1, "bbox": BOX, "score": 0.3}]))
+    propose = ["--propose", str(store.images.parent / "boxes.json"), "--score", "0.2"]
+    assert cli.main(words + (propose if host is None else ["--host", host])) == 0
+    ((listened, port, token, proposing),) = asked
+    assert (listened, port, proposing) == (host or "127.0.0.1", 8188, host is None)
     assert (token is None) == (host in (None, "localhost", "::1"))
     said = capsys.readouterr().out
     assert re.search(opened, said)
