@@ -207,8 +207,8 @@ def test_fp16_is_half_as_large_and_takes_and_gives_what_the_others_do(pair, fold
     given = (*asked("clicks", 1.0), torch.tensor(SIZES[0], dtype=torch.float32))
     found, wanted = run(file, given), run(folder / "decoder.onnx", given)
     assert {x.dtype for x in found} == {np.dtype(np.float32)}
-    near(found, [torch.from_numpy(x) for x in wanted], 2e-2)
-    assert float(told.rpartition("mask IoU ")[2]) > 0.98
+    near(found, [torch.from_numpy(x) for x in wanted], 5e-2)
+    assert float(told.rpartition("mask IoU ")[2]) > 0.9
 
 
 def test_what_cannot_be_is_one_line(tmp_path, capsys, monkeypatch):
