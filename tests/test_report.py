@@ -42,11 +42,11 @@ def test_a_run_ends_with_a_table_and_goes_on_where_it_was(tmp_path, capsys, monk
     assert 0.7 < report["rows"][2][6] < 1
     assert (report["best"]["masks"], report["best"]["images"]) == (6, 3)
     kept = (tmp_path / "report.txt").read_text()
-    rows = [line.replace("|", " ").split() for line in kept.splitlines() if line.startswith("|")]
-    assert rows.pop(1)[0].startswith("--")
-    assert [row[:2] for row in rows][1:3] == [["1", "click"], ["2", "clicks"]]
+    table = [line.replace("|", " ").split() for line in kept.splitlines() if line.startswith("|")]
+    assert table.pop(1)[0].startswith("--")
+    assert [row[:2] for row in table][1:3] == [["1", "click"], ["2", "clicks"]]
     # The same, in the look that all tables have.
-    assert [line.split() for line in out.splitlines()[1 : len(rows) + 1]] == rows
+    assert [line.split() for line in out.splitlines()[1 : len(table) + 1]] == table
     assert out.partition("held-out")[2] == kept.partition("held-out")[2]
     assert f"--weights {tmp_path}/best.ckpt --point " in out
     assert "samlit: step 2/2  loss" in err
