@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, NamedTuple, NoReturn
 
-from samlit import __version__, ranks
-from samlit.errors import ArgumentParser, SamlitError, UsageError, did_you_mean, one_line
+from samlit import __version__, ranks, terminal
+from samlit.errors import SamlitError, UsageError, did_you_mean, one_line
+from samlit.options import EVERYWHERE, ArgumentParser
 
 __all__ = ["COMMANDS", "main"]
 
@@ -37,6 +38,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "fit": Command("samlit.cli:run_recipe", "train a recipe, or fine-tune with it"),
     "validate": Command("samlit.cli:run_recipe", "run a recipe's validation tasks"),
+    "test": Command("samlit.cli:run_recipe", "run the same tasks on data that no training has looked at"),
     "list": Command(
         "samlit.cli:list_registered", "what is there: plug-ins, recipes, published weights, the paper's data sets"
     ),
@@ -54,12 +56,20 @@ COMMANDS = {
     "export": Command("samlit.export:main", "take weights elsewhere: to SAM's own code, transformers, ONNX"),
 }
 
+QUIET = """
+With --quiet there are no bars, no lines about how far it is, no notes, no remarks such as `saved to FILE`, and no
+table at the end of a training. What stays are errors and what a command is for: the tables, or with --json the objects,
+of list, plan, validate, test, evaluate, `shards check`, `shards audit` and `annotate --report`; annotate's address."""
 EXAMPLES = """
-A first run, which takes minutes without a GPU:
-  samlit fit --recipe tiny
-
-Any key of a recipe can be given on the command line:
-  samlit fit --recipe tiny --model.encoder vit_b --trainer.max_steps 10
+examples:
+  samlit fit --recipe tiny                                                a first run, minutes without a GPU
+  samlit fit --recipe tiny --model.encoder vit_b --trainer.max_steps 10   any key of a recipe is an option
+  samlit segment photo.jpg --weights mobile_sam --everything --out masks.png
+"""
+LISTS = """examples:
+  samlit list
+  samlit list encoders
+  samlit list weights --json
 """
 
 
@@ -97,14 +107,14 @@ def main(argv: list[str] | None = None) -> int:
 
         completion.complete({name: command.target for name, command in COMMANDS.items()})
     words = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+    debug, quiet = ("--debug" in words), ("--quiet" in words)
+    words = [word for word in words if word not in EVERYWHERE]
     # A class path may name a file in the working directory. `python -m` puts that on the path by itself; the installed
     # script does not. At the end, so that a person's `random.py` does not replace Python's.
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())
     try:
-        with nullcontext() if debug else _quiet():
+        with terminal.silenced(quiet), nullcontext() if debug else _libraries_hushed():
             return _run(words)
     except KeyboardInterrupt as error:
         return _fail("interrupted", 130, error, debug)
@@ -122,14 +132,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _libraries_hushed() -> Iterator[None]:
     """Keep what libraries say to developers from the person who types: tips, deprecations, advice on loader workers."""
     disabled = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("default", module="samlit")
         if _rank() == "0":  # what is to be noted is the same on all ranks
-            warnings.showwarning = lambda message, *_: print(f"samlit: note: {message}", file=sys.stderr)
+            warnings.showwarning = lambda message, *_: terminal.note(str(message))
         else:
             warnings.showwarning = lambda *_: None
         # Not a level: libraries set the level of their loggers when they are imported, which is later.
@@ -149,8 +159,7 @@ def _fail(line: str, status: int, error: BaseException, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     # Of many processes, the first to fail knows why, and the others only that it is gone.
-    rank = _rank()
-    print(f"samlit: {line}" if rank == "0" else f"samlit: rank {rank}: {line}", file=sys.stderr)
+    terminal.fail(line, _rank())
     return status
 
 
@@ -167,7 +176,7 @@ def _run(words: list[str]) -> int:
             function: Callable[[list[str]], int] = getattr(importlib.import_module(module), name)
             return function([command, *rest] if function is run_recipe else rest)
     what = "option" if words[0].startswith("-") else "command"
-    known = ["--help", "--version", "--debug"] if what == "option" else list(COMMANDS)
+    known = ["--help", "--version", *EVERYWHERE] if what == "option" else list(COMMANDS)
     raise UsageError(f"there is no {what} {words[0]!r}{did_you_mean(words[0], known)} (known: {', '.join(known)})")
 
 
@@ -182,9 +191,10 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "  samlit COMMAND --help   the options of a command",
+            "  samlit COMMAND --help   the options of a command, with examples",
             "  samlit --version        the version",
-            "  --debug                 anywhere: tracebacks and the messages of libraries",
+            *(f"  {option:22}  {told}" for option, told in EVERYWHERE.items()),
+            QUIET,
             EXAMPLES,
         ]
     )
@@ -197,11 +207,11 @@ def list_registered(argv: list[str]) -> int:
     what = (
         "What is there: plug-ins, recipes, published weights, and the data sets that the paper judges single points on."
     )
-    parser = ArgumentParser(prog="samlit list", description=what)
+    parser = ArgumentParser(prog="samlit list", description=what, epilog=LISTS)
     kinds = [*plugins.KINDS, "recipes", "weights", "sets"]
-    parser.add_argument("kind", nargs="?", metavar="KIND", help=f"one of {', '.join(kinds)}; all by default")
-    told = "a list of objects: kind, name, summary, package; of weights and data sets all that is known of them"
-    parser.add_argument("--json", action="store_true", help=told)
+    parser.reads.add_argument("kind", nargs="?", metavar="KIND", help=f"one of {', '.join(kinds)}; all by default")
+    told = "for a program, a list of objects on stdout: kind, name, summary, package; of weights and sets all there is"
+    parser.says.add_argument("--json", action="store_true", help=told)
     options = parser.parse_args(argv)
     if options.kind and options.kind not in kinds:
         near = did_you_mean(options.kind, kinds)
@@ -228,7 +238,7 @@ def list_registered(argv: list[str]) -> int:
             problem = plugin.problem()
             rows.append(row | {"problem": problem} if problem else row)
     if options.json:
-        print(json.dumps(rows, indent=2))
+        terminal.show(json.dumps(rows, indent=2))
     else:
         _print_table(rows)
     return 0
@@ -240,16 +250,14 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     if not sys.stdout.isatty():
         print(*("\t".join(row) for row in cells), sep="\n")
         return
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table("kind", "name", "", "package", box=None, header_style="dim", pad_edge=False)
+    table = terminal.table("kind", "name", "", "package", left=["name", "", "package"])
     last = ""
     for kind, *row in cells:
         table.add_row("" if kind == last else kind, Text(row[0], "bold"), Text(row[1]), Text(row[2], "dim"))
         last = kind
-    Console().print(table)
+    terminal.show(table)
 
 
 def _told(row: dict[str, Any]) -> str:
@@ -260,7 +268,7 @@ def _told(row: dict[str, Any]) -> str:
 
 
 def run_recipe(argv: list[str]) -> int:
-    """`samlit fit|validate`: every name is resolved first, and only then torch is imported."""
+    """`samlit fit|validate|test`: every name is resolved first, and only then torch is imported."""
     from samlit import arguments, recipe
 
     command, *rest = argv

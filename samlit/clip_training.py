@@ -11,8 +11,9 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from samlit import atomic, plugins, recipe
-from samlit.errors import ArgumentParser, UsageError
+from samlit import atomic, plugins, recipe, terminal
+from samlit.errors import UsageError
+from samlit.options import ArgumentParser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,10 +39,12 @@ def main(argv: list[str]) -> int:
         description="Train the small CLIP of a recipe's text prompt, on cut-outs of its masks and their phrases.",
         epilog=EPILOG,
     )
-    parser.add_argument("--recipe", required=True, metavar="NAME|FILE", help="a recipe with a text prompt")
-    parser.add_argument("--steps", type=int, default=600, help="optimiser's steps (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=16, help="scenes a step (default: %(default)s)")
-    parser.add_argument("--out", metavar="FILE", help="where to write it; where the recipe looks for it if not given")
+    parser.reads.add_argument("--recipe", required=True, metavar="NAME|FILE", help="a recipe with a text prompt")
+    parser.runs.add_argument("--steps", type=int, default=600, help="optimiser's steps (default: %(default)s)")
+    parser.runs.add_argument("--batch", type=int, default=16, help="scenes a step (default: %(default)s)")
+    parser.writes.add_argument(
+        "--out", metavar="FILE", help="where to write it; where the recipe looks for it if not given"
+    )
     options = parser.parse_args(argv)
     for name in ("steps", "batch"):
         if getattr(options, name) < 1:
@@ -72,11 +75,11 @@ def main(argv: list[str]) -> int:
     with atomic.writing(out) as stream:
         torch.save(net.state_dict(), stream)
     kept.file.unlink(missing_ok=True)
-    print(
+    terminal.say(
         f"held-out cut-outs: the right phrase of all of their scene's in {found[0]:.1%} of {found[1]}; "
         f"cosine {found[2]:.2f} with it"
     )
-    print(f"saved to {out}")
+    terminal.say(f"saved to {out}")
     return 0
 
 

@@ -13,7 +13,7 @@ import argcomplete
 from argcomplete.completers import FilesCompleter
 from argcomplete.lexers import split_line
 
-from samlit.errors import ArgumentParser
+from samlit.options import EVERYWHERE, ArgumentParser
 
 __all__ = ["WORD", "complete", "offer"]
 
@@ -31,15 +31,15 @@ def complete(commands: Mapping[str, str]) -> NoReturn:
     line = os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])]
     words = split_line(line, len(line))[3][skipped:]  # those that are typed to their end
     if not words or words[0] not in commands:
-        offer(_choice([*commands], "--version", "--help"))
+        offer(_choice([*commands], "--version", "--help", *EVERYWHERE))
     os.environ[WORD] = str(skipped + 1)
-    if words[0] in ("fit", "validate"):
+    if words[0] in ("fit", "validate", "test"):
         offer(_keys_parser(words))
     module, _, name = commands[words[0]].partition(":")
     home = importlib.import_module(module)
     below = [word for word in words[1:2] if word in getattr(home, "COMMANDS", ())]
     if hasattr(home, "COMMANDS") and not below:
-        offer(_choice([*home.COMMANDS], "--help"))
+        offer(_choice([*home.COMMANDS], "--help", *EVERYWHERE))
     os.environ[WORD] = str(skipped + 1 + len(below))
     ArgumentParser.asked = offer
     getattr(home, name)(below)
@@ -65,14 +65,15 @@ def offer(parser: argparse.ArgumentParser) -> NoReturn:
 
 
 def _keys_parser(words: list[str]) -> argparse.ArgumentParser:
-    """`fit` and `validate`, with the keys of the recipe that was named."""
+    """`fit`, `validate` and `test`, with the keys of the recipe that was named."""
     from samlit import recipe
 
     parser = argparse.ArgumentParser("samlit fit", add_help=False, allow_abbrev=False)
     parser.add_argument("--recipe")
     parser.add_argument("--ckpt_path")
     parser.add_argument("--print_config", action="store_true")
-    parser.add_argument("--help", action="store_true")
+    for option in ("--help", *EVERYWHERE):
+        parser.add_argument(option, action="store_true")
     with suppress(Exception):
         named = words[words.index("--recipe") + 1]
         for key, slot in _keys(recipe.read(recipe.path(named))):
@@ -136,4 +137,5 @@ SLOTS = {
     "model.task": "tasks",
     "data.source": "sources",
     "data.validation": "sources",
+    "data.test": "sources",
 }

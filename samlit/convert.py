@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from samlit.errors import ArgumentParser, UsageError
+from samlit import terminal
+from samlit.errors import UsageError
+from samlit.options import ArgumentParser
 
 __all__ = ["main"]
+
+EPILOG = """examples:
+  samlit convert runs/vit_h/last.ckpt vit_h.ckpt
+  samlit convert vit_h.ckpt runs/again/last.ckpt
+"""
 
 
 def main(argv: list[str]) -> int:
@@ -16,9 +22,10 @@ def main(argv: list[str]) -> int:
         prog="samlit convert",
         description="A checkpoint of `--trainer.strategy fsdp` that is a folder of pieces to one file, or one file to "
         "such a folder. Whatever reads checkpoints reads both; one file is for taking along.",
+        epilog=EPILOG,
     )
-    parser.add_argument("checkpoint", type=Path, help="a folder of pieces, or a .ckpt file")
-    parser.add_argument("out", type=Path, help="where to write it in the other form")
+    parser.reads.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a folder of pieces, or a .ckpt file")
+    parser.writes.add_argument("out", type=Path, metavar="OUT", help="where to write it in the other form")
     options = parser.parse_args(argv)
     source, out = options.checkpoint, options.out
     if not source.exists():
@@ -36,5 +43,5 @@ def main(argv: list[str]) -> int:
         pieces.save(checkpoint, out)
     else:
         AtomicIO().save_checkpoint(checkpoint, out)
-    print(f"samlit: {out}, {'in pieces' if to_pieces else 'one file'}", file=sys.stderr)
+    terminal.say(f"saved to {out}, {'in pieces' if to_pieces else 'one file'}")
     return 0

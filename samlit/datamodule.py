@@ -42,6 +42,7 @@ class SamData(pl.LightningDataModule):
         embeddings: Folder of a cache of image embeddings, for an encoder that is frozen (`model.freeze`): they are
             computed once, before the training, and the encoder then rests. Of all augmentations only `flip` goes with
             it.
+        test: What `samlit test` judges the model on in the end; no training reads it.
     """
 
     def __init__(
@@ -61,9 +62,10 @@ class SamData(pl.LightningDataModule):
         seed: int = 0,
         forgetting: Source | None = None,
         embeddings: str | None = None,
+        test: Source | None = None,
     ) -> None:
         super().__init__()
-        self.source, self.validation, self.forgetting = source, validation, forgetting
+        self.source, self.validation, self.forgetting, self.test = source, validation, forgetting, test
         self.image_size, self.batch_size = image_size, batch_size
         self.max_masks, self.max_val_masks = max_masks, max_val_masks
         self.max_area, self.augment = max_area, augment
@@ -83,13 +85,19 @@ class SamData(pl.LightningDataModule):
         self._kept: dict[int, Embeddings] = {}
         self._prepared = False
 
-    def prepare_data(self) -> None:
-        """Let the sources write, index or download what they need, once a machine and process."""
+    def prepare_data(self, testing: bool | None = None) -> None:
+        """Let the sources write, index or download what they need, once a machine and process.
+
+        Args:
+            testing: Whether the source of tests is needed, and no other; what the trainer does tells, if not given.
+        """
         if self._prepared:
             return
         from samlit.progress import bar
 
-        for source in (self.source, self.validation, self.forgetting):
+        if testing is None:
+            testing = self.trainer is not None and self.trainer.state.fn == "test"
+        for source in (self.test,) if testing else (self.source, self.validation, self.forgetting):
             if source is not None:
                 with bar() as progress:
                     source.prepare(progress)
@@ -101,7 +109,7 @@ class SamData(pl.LightningDataModule):
         Raises:
             ValueError: There are no samples.
         """
-        for name in ("source", "validation", "forgetting"):
+        for name in ("test",) if stage == "test" else ("source", "validation", "forgetting"):
             source = getattr(self, name)
             if source is not None and len(source) == 0:
                 raise ValueError(f"data.{name} holds no images: {type(source).__name__} found none to read")
@@ -160,6 +168,16 @@ class SamData(pl.LightningDataModule):
         """Every validation image once, in order; then, where there is one, every image of the forgetting meter."""
         loaders = [self._loader(source, False) for source in (self.validation, self.forgetting) if source is not None]
         return loaders[0] if len(loaders) == 1 else loaders
+
+    def test_dataloader(self) -> Loader:
+        """Every image of the test once, in order.
+
+        Raises:
+            UsageError: There is no source of tests.
+        """
+        if self.test is None:
+            raise UsageError("data.test: there is no source to test on")
+        return self._loader(self.test, False)
 
     def _loader(self, source: Source, training: bool) -> Loader:
         rank, world = rank_and_world()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -24,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from torch.distributed.tensor import DTensor
 
-from samlit import atomic, frames
+from samlit import atomic, frames, terminal
 from samlit.contracts import Source
 from samlit.embeddings import fingerprint
 from samlit.errors import SamlitError, UsageError, one_line
@@ -245,4 +244,4 @@ def _tell(folder: Path, needed: int, count: int, rank: int, world: int) -> None:
             f"{free / 1e9:.1f} GB: name a folder on another disk, or leave embeddings out"
         )
     if rank == 0:
-        print(f"samlit: {count * world:,} embeddings, {needed / 1e9:.2f} GB, into {folder}", file=sys.stderr)
+        terminal.tell(f"{count * world:,} embeddings, {needed / 1e9:.2f} GB, into {folder}")

@@ -4,52 +4,31 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-import yaml
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from samlit import arguments, complaints, launch, parallel, plugins, ranks, recipe
+from samlit import arguments, launch, parallel, plugins, ranks, terminal
 from samlit.checkpointing import PREVIOUS, AtomicIO, Checkpoints, damage
 from samlit.datamodule import SamData
 from samlit.errors import SamlitError, UsageError, one_line
 from samlit.loggers import Csv, Tensorboard
 from samlit.module import SamModule
+from samlit.parser import Parser, page
 from samlit.progress import ProgressBar
 from samlit.report import Report
 from samlit.signals import Ended, Signals
 from samlit.speed import Speed
 from samlit.tracking import Tracking, Wandb
 
-__all__ = ["Parser", "SamCLI", "run"]
-
-DESCRIPTION = """samlit {command} --recipe NAME|FILE [any of these options]. --recipe is --config that knows the shipped
-recipes (`samlit list recipes`); where a class is wanted, a registered name will do (`samlit list`)."""
-
-
-class Parser(LightningArgumentParser):
-    """Reads registered names in every config file, and complains in one line."""
-
-    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
-        """Parse a config file's text; called by jsonargparse for every file."""
-        tree = yaml.safe_load(content)
-        if isinstance(tree, dict):
-            content = yaml.safe_dump(recipe.resolve(tree), sort_keys=False)
-        return super().parse_string(content, *args, **kwargs)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Refuse what was typed."""
-        if not self.exit_on_error:  # a parser inside a parser: the outer one adds where it stands
-            super().error(message, ex)
-        parser = getattr(ex, "subcommand_parser", None) or self
-        raise UsageError(complaints.reword(message, [action.dest for action in parser._actions])) from ex
+__all__ = ["SamCLI", "run"]
 
 
 def seed(everything: bool | int | None) -> int:
@@ -91,10 +70,12 @@ class SamCLI(LightningCLI):
         every, steps = config.trainer.get("val_check_interval"), config.trainer.get("max_steps", -1)
         if isinstance(every, int) and steps > 0:  # at even intervals, the last one at the end: a quick look too
             config.trainer.val_check_interval = steps // math.ceil(steps / every)
-        if config.get("ckpt_path") == "last":
-            config.ckpt_path = ranks.agreed("CHECKPOINT", lambda: newest_checkpoint(folder))
+        which = config.get("ckpt_path")
+        if which == "last" or (which == "best" and self.config.subcommand != "fit"):
+            names = NEWEST if which == "last" else BEST
+            config.ckpt_path = ranks.agreed("CHECKPOINT", lambda: newest_checkpoint(folder, names))
             if config.ckpt_path is None and self.config.subcommand != "fit":
-                raise UsageError(f"--ckpt_path last: there is no checkpoint in {str(folder)!r}")
+                raise UsageError(f"--ckpt_path {which}: there is no checkpoint in {str(folder)!r}")
             if config.ckpt_path is None:
                 warnings.warn(f"no checkpoint in {str(folder)!r} yet: from the start", stacklevel=1)
             elif self.config.subcommand == "fit":
@@ -112,18 +93,38 @@ class SamCLI(LightningCLI):
         large = sum(p.numel() for p in self.model.net.encoder.parameters()) > LARGE
         own = getattr(self.model.net.encoder, "pretrained", False)  # as timm's bring along
         if large and not (self.model.weights or own or resumes) and ranks.place()[0] == 0:
-            print(
-                "samlit: the encoder starts from new weights, where SAM's started from masked autoencoders': "
-                "--model.weights NAME, with a name of `samlit list weights`",
-                file=sys.stderr,
+            terminal.note(
+                "the encoder starts from new weights, where SAM's started from masked autoencoders': "
+                "--model.weights NAME, with a name of `samlit list weights`"
             )
 
     def before_validate(self) -> None:
         """Called by Lightning before its launcher."""
+        self._start_judging()
         _prepare(self)
 
+    def before_test(self) -> None:
+        """Called by Lightning before its launcher.
+
+        Raises:
+            UsageError: There is nothing to test on, or by.
+        """
+        if self.datamodule.test is None:
+            raise UsageError("test needs data.test, a source as data.validation is: --data.test coco and its keys")
+        if not self.model.validation:
+            raise UsageError("test needs model.validation, the tasks to judge by: --model.validation [points, boxes]")
+        self._start_judging()
+        _prepare(self, testing=True)
+
+    def _start_judging(self) -> None:
+        """Take the weights that the recipe starts from, where no checkpoint is named that has its own."""
+        if not self.config[self.config.subcommand].get("ckpt_path"):
+            self.model.start()
+            if not self.model.weights and ranks.place()[0] == 0:
+                terminal.note("these weights have learned nothing: --ckpt_path best, last or FILE names those of a run")
+
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run it; where another process is lost, that is the reason, and not what this one makes of it.
+        """Run it and show its table; where another process is lost, that is why, and not what this one makes of it.
 
         Raises:
             SamlitError: Another process of the run is lost.
@@ -134,6 +135,17 @@ class SamCLI(LightningCLI):
             if why := launch.reason(self.trainer.strategy.launcher, error):
                 raise SamlitError(why) from error
             raise
+        if self._shows and self.trainer.is_global_zero:
+            table = terminal.table("", subcommand)
+            for name, value in self.trainer.callback_metrics.items():
+                table.add_row(name, terminal.number(float(value)))
+            terminal.show(table)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """What the trainer's method is called with; its table would be another one than all others here."""
+        keys = super()._prepare_subcommand_kwargs(subcommand)
+        self._shows = keys.get("verbose", False)
+        return keys | ({"verbose": False} if "verbose" in keys else {})
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Build the trainer; what it refuses was asked for by the person.
@@ -148,6 +160,8 @@ class SamCLI(LightningCLI):
             loggers = loggers if isinstance(loggers, list) else [loggers]
             if any(isinstance(logger, AT_HOME) for logger in loggers):
                 config["logger"] = [logger for logger in loggers if not isinstance(logger, AT_HOME)]
+        if terminal.is_quiet():
+            config |= {"enable_progress_bar": False, "enable_model_summary": False}
         if config.get("enable_progress_bar") is False:
             unwanted.append(ProgressBar)
         if config.get("enable_checkpointing") is False:
@@ -167,10 +181,10 @@ class SamCLI(LightningCLI):
         return trainer
 
 
-def _prepare(cli: LightningCLI) -> None:
+def _prepare(cli: LightningCLI, testing: bool = False) -> None:
     """Make the data ready before other ranks are started, so that what is wrong with it is said once."""
     if ranks.place() == (0, 1):
-        cli.datamodule.prepare_data()
+        cli.datamodule.prepare_data(testing)
 
 
 AT_HOME = (Wandb, Csv, Tensorboard)
@@ -194,10 +208,19 @@ def free_folder(folder: Path) -> str:
     return str(free)
 
 
-def newest_checkpoint(folder: Path) -> str | None:
+NEWEST = ("last*.ckpt", PREVIOUS, "*.ckpt")
+BEST = ("best*.ckpt",)
+"""What `--ckpt_path` last and best look for, the first that is there."""
+
+
+def newest_checkpoint(folder: Path, names: Sequence[str] = NEWEST) -> str | None:
     """The checkpoint that was written last in a run's folder or its numbered successors; `last.ckpt` before others.
 
     A damaged one is told of, and the one before it is taken.
+
+    Args:
+        folder: Of the run.
+        names: Patterns, the first that is there.
 
     Raises:
         SamlitError: All are damaged.
@@ -205,7 +228,7 @@ def newest_checkpoint(folder: Path) -> str | None:
     successor = re.compile(re.escape(folder.name) + r"(-\d+)?")
     runs = [folder, *(f for f in folder.parent.glob(f"{folder.name}-*") if successor.fullmatch(f.name))]
     damaged: list[str] = []
-    for pattern in ("last*.ckpt", PREVIOUS, "*.ckpt"):
+    for pattern in names:
         found = {c for run in runs for c in run.rglob(pattern)}
         for file in sorted(found, key=lambda file: file.stat().st_mtime, reverse=True):
             if str(file) in damaged:
@@ -218,12 +241,12 @@ def newest_checkpoint(folder: Path) -> str | None:
                     continue
                 return str(one)
     if damaged:
-        raise SamlitError(f"--ckpt_path last: every checkpoint is damaged ({', '.join(damaged)})")
+        raise SamlitError(f"--ckpt_path: every checkpoint is damaged ({', '.join(damaged)})")
     return None
 
 
 def run(command: str, line: arguments.CommandLine) -> int:
-    """Run one of Lightning's subcommands: fit or validate, with its resolved command line."""
+    """Run one of Lightning's subcommands: fit, validate or test, with its resolved command line."""
     # What decays towards zero in a long run, such as the momentum of a unit that went silent, must not end among the
     # denormal numbers, with which a CPU computes many times more slowly.
     torch.set_flush_denormal(True)
@@ -242,7 +265,7 @@ def run(command: str, line: arguments.CommandLine) -> int:
                 "overwrite": True,
                 "config_filename": "config.yaml" if command == "fit" else f"{command}.yaml",
             },
-            parser_kwargs={command: {"description": DESCRIPTION.format(command=command)}},
+            parser_kwargs=page(command),
             auto_configure_optimizers=False,
             seed_everything_default=0,
         )
@@ -259,7 +282,7 @@ def run(command: str, line: arguments.CommandLine) -> int:
         raise
     folder = cli.trainer.log_dir  # asked on every rank: the answer is broadcast
     if command == "fit" and folder and cli.trainer.is_global_zero:
-        print(f"samlit: the run is in {folder}", file=sys.stderr)
+        terminal.tell(f"the run is in {folder}")
     _part()
     return 0
 

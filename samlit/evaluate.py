@@ -7,15 +7,15 @@ import hashlib
 import json
 import math
 import re
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from samlit import __version__, atomic, complaints, plugins, recipe, specs, suite
-from samlit.errors import ArgumentParser, UsageError, did_you_mean, one_line
+from samlit import __version__, atomic, complaints, plugins, recipe, specs, suite, terminal
+from samlit.errors import UsageError, did_you_mean, one_line
+from samlit.options import ArgumentParser
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -38,6 +38,8 @@ examples:
 """
 EVERYTHING = "--everything."
 """How options of everything-mode begin, in other commands that use it."""
+STDOUT = "-"
+"""What `--json` without a file is."""
 EVERY = 60.0
 """Seconds between two savings of what has been done."""
 
@@ -71,22 +73,27 @@ def main(argv: list[str]) -> int:
         add_help=False,
     )
     tasks = ", ".join(plugin.name for plugin in plugins.catalogue("tasks"))
-    parser.add_argument("--task", metavar="NAME", help=f"one of {tasks}, or a class path")
+    parser.runs.add_argument("--task", metavar="NAME", help=f"one of {tasks}, or a class path")
     published = "published weights (`samlit list weights`), or a file: runs/NAME/best.ckpt"
-    parser.add_argument("--weights", metavar="NAME|FILE", help=published)
+    parser.reads.add_argument("--weights", metavar="NAME|FILE", help=published)
     sources = "one data set or several, as in coco:val.json (`samlit list sources`)"
-    parser.add_argument("--data", nargs="+", metavar="SOURCE:PATH", help=sources)
+    parser.reads.add_argument("--data", nargs="+", metavar="SOURCE:PATH", help=sources)
     sets = "the paper's data sets (`samlit list sets`) that are in folders of their names there"
-    parser.add_argument("--sets", metavar="DIR", help=sets)
+    parser.reads.add_argument("--sets", metavar="DIR", help=sets)
     setting = "what else a source takes, as in --set crowd=true"
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=setting)
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images of each data set")
-    parser.add_argument("--batch", type=int, default=1, metavar="B", help="images at a time (default: 1)")
-    parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, mps (default: cpu)")
-    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
-    parser.add_argument("--out", metavar="DIR", help="write numbers, pictures and plots there, and go on from there")
-    parser.add_argument("--pictures", type=int, default=4, metavar="N", help="images that --out shows (default: 4)")
-    parser.add_argument("-h", "--help", action="store_true", help="show this, and with --task its keys")
+    parser.reads.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=setting)
+    parser.reads.add_argument("--limit", type=int, metavar="N", help="only the first N images of each data set")
+    parser.runs.add_argument("--batch", type=int, default=1, metavar="B", help="images at a time (default: 1)")
+    parser.runs.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, mps (default: cpu)")
+    told = "for a program, the numbers as one object on stdout instead of the table; with FILE there, beside the table"
+    parser.says.add_argument("--json", nargs="?", const=STDOUT, metavar="FILE", help=told)
+    parser.writes.add_argument(
+        "--out", metavar="DIR", help="write numbers, pictures and plots there, and go on from there"
+    )
+    parser.writes.add_argument(
+        "--pictures", type=int, default=4, metavar="N", help="images that --out shows (default: 4)"
+    )
+    parser.says.add_argument("-h", "--help", action="store_true", help="show this, and with --task its keys")
     options, rest = parser.parse_known_args(argv)
     if options.help and not options.task:
         parser.print_help()
@@ -136,8 +143,8 @@ def main(argv: list[str]) -> int:
         done.append(
             evaluate(net, image_size, task, source, text, options.batch, options.limit, folder, options.pictures, about)
         )
-        if len(judged) > 1:
-            print(f"{text}: " + ", ".join(f"{name} {value:.3f}" for name, value in done[-1].numbers.items()))
+        if len(judged) > 1 and options.json != STDOUT:
+            terminal.say(f"{text}: " + ", ".join(f"{name} {value:.3f}" for name, value in done[-1].numbers.items()))
     told = {
         "samlit": __version__,
         "task": options.task,
@@ -146,13 +153,19 @@ def main(argv: list[str]) -> int:
         "data": [{**vars(one), "numbers": _written(one.numbers)} for one in done],
         "mean": _written(mean(done)),
     }
-    show(done)
-    if options.sets:
-        _tell_suite(done[len(typed) :], options.limit)
-    for file in [options.json and Path(options.json), out and out / "results.json"]:
+    numbers = json.dumps(told, indent=2)
+    say: Callable[[str], None] = terminal.say
+    if options.json == STDOUT:
+        say = terminal.tell
+        terminal.show(numbers)
+    else:
+        show(done)
+        if options.sets:
+            _tell_suite(done[len(typed) :], options.limit)
+    for file in [options.json not in (None, STDOUT) and Path(options.json), out and out / "results.json"]:
         if file:
-            atomic.write(file, json.dumps(told, indent=2) + "\n")
-            print(f"saved to {file}")
+            atomic.write(file, numbers + "\n")
+            say(f"saved to {file}")
     return 0
 
 
@@ -235,10 +248,10 @@ def _tell_suite(done: Sequence[Evaluation], limit: int | None) -> None:
     """Say which of the paper's data sets these are not, in number or in size."""
     for one in done:
         if limit is None and (told := suite.differences(one.data, one.images, one.masks)):
-            print(f"{one.data}: {told}")
+            terminal.say(f"{one.data}: {told}")
     missing = [name for name in suite.SUITE if name not in {one.data for one in done}]
     if missing:
-        print(f"{len(done)} of the paper's {len(suite.SUITE)} data sets; not there: {', '.join(missing)}")
+        terminal.say(f"{len(done)} of the paper's {len(suite.SUITE)} data sets; not there: {', '.join(missing)}")
 
 
 def mean(done: Sequence[Evaluation]) -> dict[str, float]:
@@ -257,24 +270,13 @@ def _written(numbers: Mapping[str, float]) -> dict[str, float | None]:
 
 def show(done: Sequence[Evaluation]) -> None:
     """Print a table: a row a number, a column a data set, and their mean where there are several."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("", box=None, header_style="bold", pad_edge=False)
     columns = [(f"{one.data}\n{one.images} images, {one.masks} masks", one.numbers) for one in done]
     if len(done) > 1:
         columns.append(("mean", mean(done)))
-    for title, _ in columns:
-        table.add_column(title, justify="right", overflow="fold")
+    table = terminal.table("", *(title for title, _ in columns))
     for name in dict.fromkeys(name for _, numbers in columns for name in numbers):
-        table.add_row(name, *(_number(numbers.get(name)) for _, numbers in columns))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
-
-
-def _number(value: float | None) -> str:
-    if value is None or not math.isfinite(value):  # such as AP of large things where there are none
-        return "" if value is None else "-"
-    return f"{value:.0f}" if value == int(value) and abs(value) > 1 else f"{value:.3f}"
+        table.add_row(name, *(terminal.number(numbers.get(name)) for _, numbers in columns))
+    terminal.show(table)
 
 
 class _Kept:

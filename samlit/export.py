@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samlit import architecture, atomic, checkpoints, layouts, lora
+from samlit import architecture, atomic, checkpoints, layouts, lora, terminal
 from samlit.architecture import Architecture
-from samlit.errors import ArgumentParser, UsageError
+from samlit.errors import UsageError
 from samlit.model import PIXEL_MEAN, PIXEL_STD, Sam
+from samlit.options import ArgumentParser
 
 __all__ = ["PARTS", "huggingface", "main", "official", "onnx", "safetensors", "sam"]
 
@@ -28,6 +29,8 @@ EPILOG = """formats:
   onnx          a folder of graphs, each of them run and compared before it is kept: encoder; decoder, with the inputs
                 and outputs of SAM's own export, and single, its one-mask form; batched, several prompts at once; and
                 for browsers prepare, once an image, and prompt, once a click
+
+what hf and onnx write says itself what it is, to a program too: config.json there, model.json here
 
 what a format cannot say (a prompt type, a decoder or an encoder that its readers have not) is refused
 
@@ -47,11 +50,19 @@ def main(argv: list[str]) -> int:
         epilog=EPILOG,
     )
     told = "published weights (`samlit list weights`), or a file: runs/NAME/best.ckpt"
-    parser.add_argument("--weights", required=True, metavar="NAME|FILE", help=told)
-    parser.add_argument("--to", required=True, choices=[*FORMATS, "onnx"], help="the format")
-    parser.add_argument("--out", required=True, metavar="PATH", help="a file, or for hf and onnx a new folder")
-    graphs = parser.add_argument_group("onnx")
-    graphs.add_argument("--part", nargs="+", choices=PARTS, help="which graphs; all of them if not given")
+    parser.reads.add_argument("--weights", required=True, metavar="NAME|FILE", help=told)
+    parser.writes.add_argument(
+        "--to",
+        required=True,
+        choices=[*FORMATS, "onnx"],
+        metavar="FORMAT",
+        help=f"{', '.join(FORMATS)} or onnx: see below",
+    )
+    parser.writes.add_argument("--out", required=True, metavar="PATH", help="a file, or for hf and onnx a new folder")
+    graphs = parser.add_argument_group("with --to onnx")
+    graphs.add_argument(
+        "--part", nargs="+", choices=PARTS, metavar="PART", help=f"which graphs: {', '.join(PARTS)}; all if not given"
+    )
     graphs.add_argument("--opset", type=int, metavar="N", help="version of ONNX's operators, 18 if not given")
     graphs.add_argument("--precision", choices=("fp32", "fp16", "int8"), help="of weights and arithmetic; fp32")
     options = parser.parse_args(argv)
@@ -66,12 +77,12 @@ def main(argv: list[str]) -> int:
     try:
         if options.to == "onnx":
             for line in onnx(net, image_size, out, **asked):
-                print(line)
+                terminal.say(line)
         else:
             FORMATS[options.to](net, image_size, out)
     except ValueError as error:
         raise ValueError(f"{options.weights} cannot be exported to {options.to}: {error}") from error
-    print(f"saved to {out}")
+    terminal.say(f"saved to {out}")
     return 0
 
 

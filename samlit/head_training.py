@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samlit import specs
-from samlit.errors import ArgumentParser, UsageError
+from samlit import specs, terminal
+from samlit.errors import UsageError
+from samlit.options import ArgumentParser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,14 +36,14 @@ def main(argv: list[str]) -> int:
         epilog=EPILOG,
     )
     published = "published weights (`samlit list weights`), or a file; the head is for these"
-    parser.add_argument("--weights", required=True, metavar="NAME|FILE", help=published)
+    parser.reads.add_argument("--weights", required=True, metavar="NAME|FILE", help=published)
     sources = "named masks, as in panoptic:train.json (`samlit list sources`)"
-    parser.add_argument("--data", required=True, nargs="+", metavar="SOURCE:PATH", help=sources)
+    parser.reads.add_argument("--data", required=True, nargs="+", metavar="SOURCE:PATH", help=sources)
     setting = "what else a source takes, as in --set images=train"
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=setting)
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
-    parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, mps (default: cpu)")
-    parser.add_argument("--out", required=True, metavar="FILE", help="where to write it: head.safetensors")
+    parser.reads.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=setting)
+    parser.reads.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+    parser.runs.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, mps (cpu)")
+    parser.writes.add_argument("--out", required=True, metavar="FILE", help="where to write it: head.safetensors")
     options = parser.parse_args(argv)
     if options.limit is not None and options.limit < 1:
         raise UsageError(f"--limit {options.limit}: one at least")
@@ -64,10 +65,12 @@ def main(argv: list[str]) -> int:
         called = [some.names[k] for k in some.scores(means[apart]).argmax(1).tolist()]
         true = [name for name, out in zip(names, apart.tolist(), strict=True) if out]
         right = sum(one == other for one, other in zip(called, true, strict=True))
-        print(f"of every fifth image, learned from the others: {right} of {len(true)} masks have the right name")
+        terminal.show(
+            f"of every fifth image, learned from the others: {right} of {len(true)} masks have the right name"
+        )
     head = fit(means, names)
     head.save(Path(options.out))
-    print(f"{len(head.names)} names from {len(names)} masks; saved to {options.out}")
+    terminal.say(f"{len(head.names)} names from {len(names)} masks; saved to {options.out}")
     return 0
 
 

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import Any
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
+from samlit import terminal
 from samlit.errors import one_line
 
 __all__ = ["Launcher", "reason"]
@@ -117,7 +117,7 @@ def _watch_parent(parent: int) -> None:
 def _leave(line: str) -> None:
     """End this process from a thread: the others wait in functions that nothing interrupts."""
     rank = os.environ.get("LOCAL_RANK", "0")
-    print(f"samlit: {line}" if rank == "0" else f"samlit: rank {rank}: {line}", file=sys.stderr, flush=True)
+    terminal.fail(line, rank)
     os._exit(1)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -13,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from samlit import terminal
 from samlit.atomic import write
 from samlit.errors import one_line
 
@@ -100,7 +100,7 @@ class Csv(Logger):
             write(self.path, text.getvalue())
         except OSError as error:  # no table is worth a training
             if not self._noted:
-                print(f"samlit: {self.path} cannot be written ({one_line(error)}); training goes on", file=sys.stderr)
+                terminal.note(f"{self.path} cannot be written ({one_line(error)}); training goes on")
             self._noted = True
 
     def _table(self, file: IO[str]) -> csv.DictWriter[str]:

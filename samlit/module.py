@@ -269,16 +269,28 @@ class SamModule(Steps):
         if len(truth):
             self.calibration.update(*shown_ious(prediction, truth))
 
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """As `validation_step`, of what no training has looked at."""
+        return self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log every number as `test/NAME`."""
+        self._log_all("test")
+
     def on_validation_epoch_end(self) -> None:
-        """Log every number as `val/NAME`, their mean as `val/miou`, how far predicted IoUs are off, and forgetting."""
-        self.scores = self._log_scores("val", self.metrics)
+        """Log every number as `val/NAME`, and forgetting."""
+        self._log_all("val")
+
+    def _log_all(self, stream: str) -> None:
+        """Log every number, their mean as `miou`, how far predicted IoUs are off, and forgetting."""
+        self.scores = self._log_scores(stream, self.metrics)
         self.forgetting_scores = self._log_scores("forgetting", self.forgetting_metrics) if self._meters else {}
         self._meters = False
         if self.validation:
             self.reliability = self.calibration.compute()
             self.calibration.reset()
         if self.reliability is not None and self.reliability.total:
-            self.log("val/iou_calibration", self.reliability.error, sync_dist=True)
+            self.log(f"{stream}/iou_calibration", self.reliability.error, sync_dist=True)
 
     def _log_scores(self, stream: str, metrics: nn.ModuleList) -> dict[str, float]:
         """Log what the metrics of a stream have come to, and begin them anew; what is no share is logged, no more."""

@@ -10,10 +10,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ProgressBar as Base
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import Progress, TaskID
 
-from samlit.bars import bar
+from samlit import terminal
+from samlit.bars import bar, clock, drawn
 
 __all__ = ["ProgressBar", "bar"]
 
@@ -50,7 +50,7 @@ class ProgressBar(Base):
         """Print above the bar."""
         if self._progress is not None:
             self._progress.console.print(*args)
-        elif self._enabled:
+        elif self._enabled and not terminal.is_quiet():
             print(*args, file=sys.stderr)
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -85,14 +85,11 @@ class ProgressBar(Base):
         elif last or now - self._said > self.seconds:
             self._said = now
             of = "" if math.isinf(total) else f"/{int(total)}"
-            print(
-                f"samlit: step {trainer.global_step}{of}  {self._words(trainer, self._left(trainer, total))}",
-                file=sys.stderr,
-                flush=True,
-            )
+            terminal.tell(f"step {trainer.global_step}{of}  {self._words(trainer, self._left(trainer, total))}")
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show a second bar."""
+        """Show a second bar, or the only one."""
+        self._open()
         self._show(self._what(trainer), 0, self._validation_batches(trainer), "")
 
     def on_validation_batch_end(
@@ -107,6 +104,23 @@ class ProgressBar(Base):
         """Move it."""
         self._show(self._what(trainer), batch_idx + 1, self._validation_batches(trainer), "")
 
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the bar."""
+        self._open()
+        self._show("testing", 0, float(sum(trainer.num_test_batches)), "")
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Move it."""
+        self._show("testing", batch_idx + 1, float(sum(trainer.num_test_batches)), "")
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take it away again; the time was not training's."""
         task = self._tasks.pop(self._what(trainer), None)
@@ -116,7 +130,7 @@ class ProgressBar(Base):
         if self._enabled and self._progress is None and scores and trainer.state.fn == "fit":
             words = "  ".join(f"{name} {value:.3f}" for name, value in scores.items() if not name.endswith("_best"))
             when = "before training" if trainer.sanity_checking else f"at step {trainer.global_step}"
-            print(f"samlit: held-out {when}: {words}", file=sys.stderr, flush=True)
+            terminal.tell(f"held-out {when}: {words}")
         self._clock = time.monotonic()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -132,14 +146,8 @@ class ProgressBar(Base):
         self._close()
 
     def _open(self) -> None:
-        if self._enabled and self._progress is None and sys.stderr.isatty():
-            self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[text]}"),
-                console=Console(stderr=True),
-            )
+        if self._enabled and self._progress is None and terminal.alive(sys.stderr) and not terminal.is_quiet():
+            self._progress = drawn()
             self._progress.start()
 
     def _close(self) -> None:
@@ -168,7 +176,7 @@ class ProgressBar(Base):
             rate = sum(images for _, images in self._recent) / spent
             words.append(f"{1 / rate:.0f} s/image" if rate < 0.1 else f"{rate:.{int(rate < 100)}f} images/s")
         if math.isfinite(left):
-            words.append(f"{_clock(left)} left")
+            words.append(f"{clock(left)} left")
         return "  ".join(words)
 
     def _left(self, trainer: pl.Trainer, total: float) -> float:
@@ -184,10 +192,3 @@ class ProgressBar(Base):
     @staticmethod
     def _validation_batches(trainer: pl.Trainer) -> float:
         return float(sum(trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches))
-
-
-def _clock(seconds: float) -> str:
-    """Like 1:02:03 or 4:05."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

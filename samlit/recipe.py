@@ -42,6 +42,7 @@ SLOTS = {
     "data.source": "sources",
     "data.validation": "sources",
     "data.forgetting": "sources",
+    "data.test": "sources",
 }
 
 # What `trainer.logger` may be called, one or a list of them, and the package that it needs where samlit does not.

@@ -6,22 +6,18 @@ import json
 import math
 import os
 import shlex
-import sys
 import time
 from collections.abc import Callable
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from PIL import Image
-from rich import box
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from samlit import curves, pictures
+from samlit import curves, pictures, terminal
 from samlit.atomic import replacing
 from samlit.examples import Example, Examples
 from samlit.grabcut import iou_from_boxes
@@ -259,9 +255,7 @@ class Report(pl.Callback):
             after += ["", "next, try:"]
             for what, command in self._next(trainer, checkpoint):
                 after += [f"  # {what}", f"  {command}"]
-        drawn = StringIO()
-        _print(Console(file=drawn, width=200, color_system=None), about, columns, rows, after, box.MARKDOWN)
-        plain = "\n".join(line.rstrip() for line in drawn.getvalue().strip().splitlines()) + "\n"
+        lines = ([*_markdown(columns, rows), ""] if rows else []) + [about, *after]
         report = {
             "best": self.best,
             "before": self.before,
@@ -272,12 +266,13 @@ class Report(pl.Callback):
             "columns": columns,
             "rows": rows,
         }
-        self._write(trainer, "report.txt", _text(plain))
+        self._write(trainer, "report.txt", _text("\n".join(lines) + "\n"))
         self._write(trainer, "report.json", _text(json.dumps(report, indent=1) + "\n"))
-        if sys.stdout.isatty():
-            _print(Console(), about, columns, rows, after, box.SIMPLE_HEAD)
-        else:
-            print(plain, end="", flush=True)
+        if terminal.is_quiet():
+            return
+        if rows:
+            terminal.show("", _drawn(columns, rows), "")
+        terminal.show(about, *after)
 
     def _next(self, trainer: pl.Trainer, checkpoint: str) -> list[tuple[str, str]]:
         """What to do with the checkpoint: commands that work as they stand, as far as that can be."""
@@ -304,7 +299,7 @@ class Report(pl.Callback):
 
     def _note(self, text: str) -> None:
         if not self._noted:
-            print(f"samlit: {text}; training goes on", file=sys.stderr)
+            terminal.note(f"{text}; training goes on")
         self._noted = True
 
     def _elapsed(self) -> float:
@@ -336,25 +331,33 @@ def _compare(batch: Batch) -> Tensor:
     return torch.stack([iou[some].sum(), share[some].sum(), some.sum().double()])
 
 
-def _print(
-    console: Console,
-    about: str,
-    columns: list[str],
-    rows: list[list[str | float | None]],
-    after: list[str],
-    style: box.Box,
-) -> None:
-    if rows:
-        table = Table(box=style, title=None)
-        for i, column in enumerate(columns):
-            table.add_column(column, justify="right" if i else "left", style="bold" if i == 1 else "")
-        for name, *values in rows:
-            cells = ["" if value is None else f"{value:.3f}" for value in values]
-            table.add_row(str(name), *cells)
-        console.print(table)
-    for line in (about, *after):
-        # As it is: a path or a command that is broken into lines cannot be copied.
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+def _cells(rows: list[list[str | float | None]]) -> list[list[str]]:
+    """A table's rows as they are shown."""
+    return [[str(name), *("" if value is None else f"{value:.3f}" for value in values)] for name, *values in rows]
+
+
+def _drawn(columns: list[str], rows: list[list[str | float | None]]) -> Table:
+    """The table for a person; samlit's own column stands out."""
+    table = terminal.table(*columns)
+    table.columns[1].style = "bold"
+    for cells in _cells(rows):
+        table.add_row(*cells)
+    return table
+
+
+def _markdown(columns: list[str], rows: list[list[str | float | None]]) -> list[str]:
+    """The table for a document, a line a row."""
+    cells = [columns, *_cells(rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    sides = "<" + ">" * (len(columns) - 1)
+
+    def line(cells: list[str]) -> str:
+        padded = (f"{cell:{side}{n}}" for cell, side, n in zip(cells, sides, widths, strict=True))
+        return f"| {' | '.join(padded)} |"
+
+    head, *others = map(line, cells)
+    rule = "|".join("-" * (n + 1) + ("-" if side == "<" else ":") for side, n in zip(sides, widths, strict=True))
+    return [head, f"|{rule}|", *others]
 
 
 def _click(example: Example) -> str:

@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from samlit import atomic, evaluate, images, pictures, rle, segment_everything, segment_text
+from samlit import atomic, evaluate, images, pictures, rle, segment_everything, segment_text, terminal
 from samlit.contracts import Prompt
-from samlit.errors import ArgumentParser, UsageError
+from samlit.errors import UsageError
+from samlit.options import ArgumentParser
 from samlit.predictor import Masks, Predictor
 
 __all__ = ["main"]
@@ -41,34 +42,37 @@ def main(argv: list[str]) -> int:
     """Run the command with the words after `samlit segment`."""
     parser = ArgumentParser(
         prog="samlit segment",
+        usage="samlit segment IMAGE ... --weights W --out PATH [PROMPT ... | --everything] [OPTION ...]",
         description="Masks of pictures, from the shell.",
         epilog=EPILOG,
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="one or more image files")
-    parser.add_argument(
+    parser.reads.add_argument("images", nargs="+", metavar="IMAGE", help="one or more image files")
+    parser.reads.add_argument(
         "--weights",
         required=True,
         metavar="NAME|FILE",
         help="published weights (sam_vit_b, mobile_sam, ...: `samlit list weights`), or a file: runs/NAME/best.ckpt",
     )
-    parser.add_argument(
+    parser.writes.add_argument(
         "--out",
         required=True,
         metavar="PATH",
-        help="a picture (.png, .jpg), COCO results (.json), or a folder for one PNG a mask; "
+        help="a picture (.png, .jpg), for a program COCO results (.json), or a folder for one PNG a mask; "
         "a folder, or .json, where there are several images",
     )
-    parser.add_argument(
+    parser.runs.add_argument(
         "--all", action="store_true", help="all masks of an ambiguous prompt, not only the most confident"
     )
-    parser.add_argument(
+    parser.runs.add_argument(
         "--find",
         type=float,
         metavar="SCORE",
         help="with --text alone: all masks that are called so, of at least this score of CLIP's, or none",
     )
-    parser.add_argument("--everything", action="store_true", help="masks of all there is, instead of prompts")
-    parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, mps (default: %(default)s)")
+    parser.runs.add_argument("--everything", action="store_true", help="masks of all there is, instead of prompts")
+    parser.runs.add_argument(
+        "--device", default="cpu", help="where the model runs: cpu, cuda, mps (default: %(default)s)"
+    )
     words, rest = _split(argv)
     options = parser.parse_args(words)
     out = Path(options.out)
@@ -91,13 +95,13 @@ def main(argv: list[str]) -> int:
     types = predictor.net.prompt_types
     if task is not None:
         segment_everything.run(predictor.net, predictor.image_size, options.images, out, task)
-        print(f"saved to {out}")
+        terminal.say(f"saved to {out}")
         return 0
     asked = _prompts(rest, types, parser.prog)
     if options.find is not None:
         phrase = rest[0].partition("=")[2]
         segment_text.run(predictor.net, predictor.image_size, options.images, out, phrase, options.find)
-        print(f"saved to {out}")
+        terminal.say(f"saved to {out}")
         return 0
     pixels = [images.read(name) for name in options.images]
     answers = []
@@ -108,9 +112,9 @@ def main(argv: list[str]) -> int:
             answer if options.all else Masks(*(x[:1] for x in (answer.masks, answer.iou, answer.low_res_logits)))
         )
         for i, (mask, iou) in enumerate(zip(answers[-1].masks, answers[-1].iou, strict=True)):
-            print(f"{name}: mask {i + 1}, {int(mask.sum())} pixels, predicted IoU {float(iou):.2f}")
+            terminal.say(f"{name}: mask {i + 1}, {int(mask.sum())} pixels, predicted IoU {float(iou):.2f}")
     _save(out, options.images, pixels, answers, asked, types)
-    print(f"saved to {out}")
+    terminal.say(f"saved to {out}")
     return 0
 
 

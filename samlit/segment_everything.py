@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from samlit import atomic, images
+from samlit import atomic, images, terminal
 from samlit.bars import bar
 from samlit.colouring import coloured
 from samlit.contracts import Task
@@ -40,7 +40,7 @@ def run(net: Sam, side: int, names: Sequence[str], out: Path, task: Task) -> Non
         pixels = images.read(name)
         with bar() as progress:
             found = find(net, side, pixels, task, progress, Path(name).name)
-        print(f"{name}: {len(found)} masks")
+        terminal.say(f"{name}: {len(found)} masks")
         if out.suffix.lower() == ".json":
             rows += [{"file_name": name, **one.record()} for one in found]
         elif out.suffix.lower() in PICTURES:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from samlit import atomic, frames, images, rle, tracing
+from samlit import atomic, frames, images, rle, terminal, tracing
 from samlit.answers import Answers
 from samlit.colouring import coloured
 from samlit.model import Sam
@@ -71,9 +71,9 @@ def run(net: Sam, side: int, names: Sequence[str], out: Path, phrase: str, thres
     for name in names:
         pixels = images.read(name)
         found = find(net, side, Sample(name, pixels, ()), phrase, threshold)
-        print(f"{name}: {len(found) or 'nothing'} found for {phrase!r}")
+        terminal.say(f"{name}: {len(found) or 'nothing'} found for {phrase!r}")
         for i, (mask, score) in enumerate(found, 1):
-            print(f"{name}: mask {i}, {rle.area(mask)} pixels, score {score:.2f}")
+            terminal.say(f"{name}: mask {i}, {rle.area(mask)} pixels, score {score:.2f}")
         if out.suffix.lower() == ".json":
             for mask, score in found:
                 x0, y0, x1, y1 = rle.box(mask)

@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from samlit import terminal
 from samlit.errors import one_line
 from samlit.flops import Cost, Skeleton, cost, peak, skeleton, without_values
 from samlit.module import SamModule
@@ -157,7 +158,7 @@ class Speed(pl.Callback):
     def _give_up(self, trainer: pl.Trainer, error: Exception) -> None:
         self._bones = None
         if trainer.is_global_zero:
-            print(f"samlit: no TFLOP/s: they cannot be counted ({one_line(error)})", file=sys.stderr)
+            terminal.note(f"no TFLOP/s: they cannot be counted ({one_line(error)})")
 
 
 class _Clock:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import netrc
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
-from samlit import curves, pictures
+from samlit import curves, pictures, terminal
 from samlit.calibration import Reliability
 from samlit.errors import one_line
 from samlit.examples import Examples, Played
@@ -191,7 +190,7 @@ class Wandb(WandbLogger):
             self._note(f"W&B stopped logging ({one_line(error)})")
 
     def _note(self, text: str) -> None:
-        print(f"samlit: {text}; training goes on", file=sys.stderr)
+        terminal.note(f"{text}; training goes on")
 
 
 class Tracking(pl.Callback):

@@ -106,6 +106,12 @@ def test_the_report_is_a_row_a_model(folder, capsys):
     row = next(line for line in told.splitlines() if line.startswith("small"))
     # Three masks in 2 + 4 + 8 s: 771 an hour, a median of 4 s; 1 + 2 + 4 clicks.
     assert row.split()[1:6] == ["2", "3", "771", "4.0", "2.3"]
+    assert annotate("--images", folder, "--report", "--json", "--quiet") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["images"], found["done"], found["damaged"]) == (12, 2, [])
+    (small,) = (model for model in found["models"] if model["model"] == "small")
+    assert (small["masks"], sorted(small["seconds"])) == (3, [2.0, 4.0, 8.0])
+    assert annotate("--images", folder, "--json", "--weights", "w") == 2
 
 
 def test_the_report_has_a_row_for_each_model_and_says_what_it_could_not_read(tmp_path, capsys):

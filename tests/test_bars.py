@@ -13,11 +13,11 @@ def test_a_log_gets_a_line_now_and_then_and_one_at_the_end(monkeypatch, capsys):
             report(min(done, 3), 3, "counting")
         report(100, 100, "drawing")
     assert capsys.readouterr().err.splitlines() == [
-        "counting 3/3",
-        "drawing 31/100",
-        "drawing 61/100",
-        "drawing 91/100",
-        "drawing 100/100",
+        "samlit: counting 3/3",
+        "samlit: drawing 31/100",
+        "samlit: drawing 61/100",
+        "samlit: drawing 91/100",
+        "samlit: drawing 100/100",
     ]
 
 
@@ -27,4 +27,4 @@ def test_what_asks_for_colours_does_not_make_a_terminal(monkeypatch, capsys):
     with bars.bar() as report:
         for done in range(1, 4):
             report(done, 3, "drawing")
-    assert capsys.readouterr().err == "drawing 3/3\n"
+    assert capsys.readouterr().err == "samlit: drawing 3/3\n"

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -281,10 +282,10 @@ def test_get_goes_on_past_an_archive_that_is_gone(
     with serving(serve(folder)) as server:
         (tmp_path / "links.txt").write_text(links(server, 3))
         assert getting.main([str(tmp_path / "links.txt"), "--out", str(tmp_path / "got")]) == 1
-    said = capsys.readouterr().out
-    assert "2 of 3 archives" in said
-    assert "sa_000002.tar cannot be downloaded" in said
-    assert "secret" not in said
+    out, err = capsys.readouterr()
+    assert "2 of 3 archives" in out
+    assert re.search("^samlit: .*sa_000002.tar cannot be downloaded", err, re.M)
+    assert "secret" not in out + err
 
 
 def test_get_tells_of_an_archive_that_arrived_damaged(
@@ -295,7 +296,7 @@ def test_get_tells_of_an_archive_that_arrived_damaged(
     with serving(files) as server:
         (tmp_path / "links.txt").write_text(links(server, 2))
         assert getting.main([str(tmp_path / "links.txt"), "--out", str(tmp_path / "got")]) == 1
-    assert "sa_000001.tar is damaged (cut" in capsys.readouterr().out
+    assert "samlit: sa_000001.tar is damaged (cut" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import yaml
 from samlit import __version__, cli, outline, plugins, recipe
 from samlit.cli import main
 from samlit.errors import SamlitError
+from samlit.shards import command as shards
 
 Shell = Callable[..., "subprocess.CompletedProcess[str]"]
 Install = Callable[..., Path]
@@ -66,6 +68,93 @@ def test_help_names_every_command_and_both_ways_in(shell: Shell) -> None:
     assert module.stdout == script.stdout
     assert all(re.search(rf"^  {name} ", module.stdout, re.M) for name in cli.COMMANDS)
     assert shell("-m", "samlit", "--version").stdout == f"samlit {__version__}\n"
+
+
+LIGHTNING = ("fit", "validate", "test")
+PAGES = [
+    *([name] for name in cli.COMMANDS if name not in LIGHTNING),
+    *(["shards", name] for name in shards.COMMANDS),
+    ["fit"],  # its two sisters' pages are made by the same lines
+]
+GROUPS = ["what it reads:", "what it writes:", "how it works:", "what it says:", "examples:"]
+
+
+@pytest.mark.parametrize("words", PAGES, ids=" ".join)
+def test_a_help_page_is_short_at_its_beginning_grouped_and_has_an_example(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with suppress(SystemExit):
+        assert main([*words, "--help"]) == 0
+    page = capsys.readouterr().out
+    usage, _, rest = page.partition("\n\n")
+    assert usage.startswith(f"usage: samlit {' '.join(words)}")
+    assert len(usage.splitlines()) == 1
+    assert max(map(len, usage.splitlines())) <= 120
+    assert "--quiet" in page
+    assert "--debug" in page
+    examples = re.findall(r"^  (?:torchrun .* -m )?samlit .*", page.partition("\nexamples:\n")[2], re.M)
+    assert examples
+    assert all(f"samlit {' '.join(words)}" in example for example in examples)
+    if words in (["fit"], ["shards"]):
+        return
+    heads = [line for line in rest.splitlines() if line in GROUPS]
+    assert heads == [group for group in GROUPS if group in heads]
+    assert heads[0] == GROUPS[0]
+    assert heads[-2:] == GROUPS[-2:]
+
+
+def test_the_pages_of_lightnings_commands_say_how_plugins_are_asked_about() -> None:
+    from samlit import parser
+
+    for command in LIGHTNING:
+        page = parser.page(command)[command]
+        assert page["usage"].startswith(f"samlit {command} --recipe")
+        assert f"examples:\n  samlit {command} --recipe" in page["description"]
+        assert "--model.encoder.help vit" in page["description"]
+
+
+def test_pages_that_need_no_model_do_not_wait_for_torch(shell: Shell) -> None:
+    light = [words for words in PAGES if words[0] not in ("fit", "segment", "export")]
+    code = f"""
+import sys
+from contextlib import suppress
+from samlit.cli import main
+for words in {light}:
+    with suppress(SystemExit):
+        main([*words, "--help"])
+print([m for m in ("torch", "lightning") if m in sys.modules], file=sys.stderr)
+"""
+    done = shell("-c", code)
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+
+
+@pytest.mark.parametrize("words", ["list prompts", "list prompts --json"])
+def test_what_a_command_is_for_is_said_quietly_too(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = []
+    for line in (["--quiet", *words.split()], [*words.split(), "--quiet"], words.split()):
+        assert main(line) == 0
+        said.append(capsys.readouterr())
+    assert said[0] == said[1] == said[2]
+    assert said[0].out
+
+
+def test_shards_are_made_and_checked_quietly(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    for name, value in (("images/a.jpg", 90), ("masks/a.png", 1)):
+        (tmp_path / "own" / name).parent.mkdir(parents=True)
+        Image.fromarray(np.full((32, 32), value, np.uint8)).save(tmp_path / "own" / name)
+    make = ["shards", "make", f"folder:{tmp_path / 'own'}", "--out", str(tmp_path / "shards"), "--jobs", "1"]
+    assert main([*make, "--quiet"]) == 0
+    assert main(["shards", "index", str(tmp_path / "shards"), "--jobs", "1", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main(["shards", "check", str(tmp_path / "shards"), "--jobs", "1", "--quiet"]) == 0
+    out, err = capsys.readouterr()
+    assert out.split() == ["shards", "1", "records", "1", "GB", "0.000", "no", "fault"]
+    assert err == ""
+    assert main(["shards", "check", str(tmp_path / "gone"), "--quiet"]) != 0
+    assert re.fullmatch(r"samlit: [^\n]+\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
@@ -278,7 +367,7 @@ def steps(folder: Path) -> int:
 def test_a_run_is_quiet_leaves_its_config_and_is_gone_on_with(shell: Shell, tmp_path: Path) -> None:
     first = shell("-m", "samlit", *TINY, "--trainer.max_steps", "2", "--ckpt_path", "last")
     assert first.returncode == 0, first.stderr
-    said = [line for line in first.stderr.splitlines() if not line.startswith("drawing scenes")]
+    said = [line for line in first.stderr.splitlines() if not line.startswith("samlit: drawing scenes")]
     assert said[0].startswith("samlit: note: no checkpoint in 'runs")
     assert said[-1].startswith("samlit: the run is in runs")
     assert len(said) == 2, first.stderr
@@ -304,7 +393,7 @@ def test_a_run_is_quiet_leaves_its_config_and_is_gone_on_with(shell: Shell, tmp_
 def test_a_missing_file_is_one_line(shell: Shell) -> None:
     done = shell("-m", "samlit", *TINY[:3], "--data.source", "coco", "--data.source.annotations", "nowhere.json")
     assert done.returncode == 1
-    said = [line for line in done.stderr.splitlines() if not line.startswith("reading nowhere.json")]
+    said = [line for line in done.stderr.splitlines() if not line.startswith("samlit: reading nowhere.json")]
     assert said == ["samlit: nowhere.json: there is no such file"]
 
 

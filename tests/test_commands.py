@@ -117,7 +117,7 @@ def test_a_command_is_one(
 def read(command: str, words: list[str]) -> int:
     """The exit status: 2 is for words that are wrong."""
     words = [word for word in words if word != "..."]
-    if command in ("fit", "validate") and not any(word.endswith(".help") for word in words):
+    if command in ("fit", "validate", "test") and not any(word.endswith(".help") for word in words):
         words.append("--print_config")
     try:
         return cli.main([command, *words])

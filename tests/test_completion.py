@@ -33,6 +33,8 @@ def offered(line, tmp_path, program=1):
         ("samlit fit --recipe tiny --data.source sh", {"shapes"}),
         ("samlit evaluate --task p", {"panoptic", "points", "proposals"}),
         ("samlit segment a.png --weights mobile", {"mobile_sam"}),
+        ("samlit te", {"test"}),
+        ("samlit list --q", {"--quiet"}),
         ("samlit segment photo --weights run", {"runs/"}),
         ("samlit evaluate --task points --data coco:p", {"coco:photo.json"}),
         ("samlit generate --nothing-of-this-k", set()),

@@ -97,3 +97,8 @@ def test_the_sets_on_disk_are_evaluated_and_averaged(tmp_path, checkpoint, capsy
     words += ["--data", f"folder:{tmp_path / 'sets' / 'doors'}", "--limit", "1"]
     assert cli.main(["evaluate", *words]) == 0
     assert "the paper's part has" not in capsys.readouterr().out
+    # On stdout a program finds the numbers and nothing else.
+    assert cli.main(["evaluate", *words, "--json", "--out", str(tmp_path / "out")]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == json.loads((tmp_path / "out" / "results.json").read_text())
+    assert f"samlit: saved to {tmp_path}/out/results.json" in err

@@ -5,12 +5,12 @@ from __future__ import annotations
 import getpass
 import importlib.util
 import secrets
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samlit import cache, evaluate
-from samlit.errors import ArgumentParser, SamlitError, UsageError, did_you_mean, one_line
+from samlit import cache, evaluate, terminal
+from samlit.errors import SamlitError, UsageError, did_you_mean, one_line
+from samlit.options import ArgumentParser
 
 if TYPE_CHECKING:
     from samlit.annotator.proposals import Proposer
@@ -25,17 +25,18 @@ CONFIDENT = {"points_per_side": "16", "pred_iou_thresh": "0.9", "stability_score
 
 EPILOG = """the page has a sheet of its keys: press ?
 
-  samlit annotate --images photos --weights mobile_sam
-  samlit annotate --images photos --weights runs/finetune/best.ckpt --propose everything --person ada
-  samlit annotate --images photos --weights mobile_sam --propose detected.json
-  samlit annotate --images photos --report
-  samlit annotate --images photos --export coco photos.json --hold-out 5
-
 Each accepted mask is in DIR/annotations at once, as SA-1B's JSON. Any number of people, tabs and servers may work on
 one folder. With --host the page is for whoever has the address that is printed, which has a token in it: there is no
 encryption, so put it behind a tunnel or a proxy that has.
 
 --everything.KEY VALUE changes what is proposed (docs/tasks.md).
+
+examples:
+  samlit annotate --images photos --weights mobile_sam
+  samlit annotate --images photos --weights runs/finetune/best.ckpt --propose everything --person ada
+  samlit annotate --images photos --weights mobile_sam --propose detected.json
+  samlit annotate --images photos --report
+  samlit annotate --images photos --export coco photos.json --hold-out 5
 """
 
 
@@ -47,28 +48,34 @@ def main(argv: list[str]) -> int:
         description="Masks of a folder's images, by people in the browser.",
         epilog=EPILOG,
     )
-    parser.add_argument("--images", required=True, metavar="DIR", help="a folder of images, with its folders")
+    parser.reads.add_argument("--images", required=True, metavar="DIR", help="a folder of images, with its folders")
     published = "published weights (`samlit list weights`), or a file: runs/NAME/best.ckpt"
-    parser.add_argument("--weights", metavar="NAME|FILE", help=published)
-    parser.add_argument("--out", metavar="DIR", help="the folder of the annotations (DIR/annotations)")
+    parser.reads.add_argument("--weights", metavar="NAME|FILE", help=published)
+    parser.writes.add_argument("--out", metavar="DIR", help="the folder of the annotations (DIR/annotations)")
     told = "begin each image with masks: `everything` with confident ones, FILE.json with those of a detector's boxes"
-    parser.add_argument("--propose", metavar="everything|FILE", help=told)
+    parser.runs.add_argument("--propose", metavar="everything|FILE", help=told)
     told = "with --propose FILE: boxes of a lower score are left out (0.5)"
-    parser.add_argument("--score", type=float, metavar="S", help=told)
-    parser.add_argument("--person", default="", metavar="NAME", help="who annotates, in what is kept (the user's name)")
+    parser.runs.add_argument("--score", type=float, metavar="S", help=told)
+    parser.writes.add_argument(
+        "--person", default="", metavar="NAME", help="who annotates, in what is kept (the user's name)"
+    )
     told = "browser, server, or auto (the default): in the browser where ONNX and onnxruntime-web are there"
-    parser.add_argument("--decoder", default="auto", metavar="WHERE", help=told)
-    parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, mps (cpu)")
-    parser.add_argument(
+    parser.runs.add_argument("--decoder", default="auto", metavar="WHERE", help=told)
+    parser.runs.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, mps (cpu)")
+    parser.runs.add_argument(
         "--host", default="127.0.0.1", metavar="H", help="address to listen at (127.0.0.1: this machine)"
     )
-    parser.add_argument("--port", type=int, default=8188, metavar="P", help="port, 0 for any that is free (8188)")
-    parser.add_argument("--report", action="store_true", help="print what has been done, a row a model, and end")
+    parser.runs.add_argument("--port", type=int, default=8188, metavar="P", help="port, 0 for any that is free (8188)")
+    parser.says.add_argument("--report", action="store_true", help="print what has been done, a row a model, and end")
+    told = "with --report: for a program, as one object on stdout"
+    parser.says.add_argument("--json", action="store_true", help=told)
     told = "write all masks as one file, and end; coco is the one form there is"
-    parser.add_argument("--export", nargs=2, metavar=("FORM", "FILE"), help=told)
+    parser.writes.add_argument("--export", nargs=2, metavar=("FORM", "FILE"), help=told)
     told = "with --export: about every N-th image, by its name and so for ever the same, into another file, FILE_val"
-    parser.add_argument("--hold-out", type=int, metavar="N", help=told)
-    parser.add_argument("--only-done", action="store_true", help="with --export: images that were called done, alone")
+    parser.writes.add_argument("--hold-out", type=int, metavar="N", help=told)
+    parser.writes.add_argument(
+        "--only-done", action="store_true", help="with --export: images that were called done, alone"
+    )
     options, rest = parser.parse_known_args(argv)
     known = [word for action in parser._actions for word in action.option_strings]
     for word in rest:
@@ -93,6 +100,8 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"{rest[0].partition('=')[0]} is for --propose everything")
     if (options.only_done or options.hold_out is not None) and not options.export:
         raise UsageError(f"{'--only-done' if options.only_done else '--hold-out'} is for --export")
+    if options.json and not options.report:
+        raise UsageError("--json is for --report")
     if options.hold_out is not None and options.hold_out < 2:
         raise UsageError(f"--hold-out is at least 2, not {options.hold_out}")
 
@@ -128,9 +137,9 @@ def _told(store: Store, options: Any) -> int:
             )
         for path, keep in parts[: 1 if share is None else 2]:
             count, masks = coco.write(store, path, options.only_done, keep)
-            print(f"{count} images, {masks} masks, saved to {path}")
+            terminal.say(f"{count} images, {masks} masks, saved to {path}")
     if options.report:
-        report.show(store)
+        report.show(store, options.json)
     return 0
 
 
@@ -161,8 +170,8 @@ def _serve(store: Store, options: Any, rest: list[str]) -> int:
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         if token is not None:
             address += f"?token={token}"
-        print(f"{len(store.items)} images, annotations in {store.out}")
-        print(f"open {address}   (Ctrl-C ends it; all that was accepted is saved)", flush=True)
+        terminal.say(f"{len(store.items)} images, annotations in {store.out}")
+        terminal.show(f"open {address}   (Ctrl-C ends it; all that was accepted is saved)")
 
     serve(annotator, options.host, options.port, token, ready)
     return 0
@@ -203,5 +212,5 @@ def _decoder(predictor: Predictor, folder: Path, where: str) -> Path | None:
     except (SamlitError, ValueError) as error:
         if where == "browser":
             raise SamlitError(f"--decoder browser: {one_line(error)}") from error
-        print(f"the server decodes, not the browser: {one_line(error)}", file=sys.stderr)
+        terminal.note(f"the server decodes, not the browser: {one_line(error)}")
         return None

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import statistics
-import sys
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from samlit import terminal
 from samlit.annotator.store import Store
 from samlit.annotator.verdicts import ACCEPTED, EDITED, REJECTED, Model, provenance, verdicts
 from samlit.errors import SamlitError
 
 __all__ = ["Row", "rows", "show"]
+
+COLUMNS = ("images", "masks", "masks/h", "median s", "clicks/mask", "as proposed", "edited", "rejected", "missed")
 
 
 @dataclass
@@ -89,32 +89,26 @@ def rows(store: Store) -> tuple[list[Row], list[str]]:
     return list(found.values()), damaged
 
 
-def show(store: Store) -> None:
-    """Print the rows for a person, with the images that are done."""
+def show(store: Store, as_json: bool = False) -> None:
+    """Print the rows, for a person or a program, with the images that are done."""
     told, damaged = rows(store)
     done = sum(store.summary(item)["done"] for item in store.items)
-    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
-    console.print(f"{len(store.items)} images, {done} done")
+    if as_json:
+        models = [
+            asdict(row) | {"model": row.model.name, "weights": row.model.weights, "unedited": row.unedited}
+            for row in told
+        ]
+        whole = {"images": len(store.items), "done": done, "damaged": damaged, "models": models}
+        terminal.show(json.dumps(whole, indent=2))
+        return
+    terminal.show(f"{len(store.items)} images, {done} done")
     if damaged:
         others = f" ({len(damaged)} files in all)" if len(damaged) > 1 else ""
-        console.print(f"not counted: {damaged[0]}{others}", soft_wrap=True, markup=False)
+        terminal.show(f"not counted: {damaged[0]}{others}")
     if not told:
-        console.print("no mask has been accepted yet")
+        terminal.show("no mask has been accepted yet")
         return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("model")
-    for name in (
-        "images",
-        "masks",
-        "masks/h",
-        "median s",
-        "clicks/mask",
-        "as proposed",
-        "edited",
-        "rejected",
-        "missed",
-    ):
-        table.add_column(name, justify="right")
+    table = terminal.table("model", *COLUMNS)
     names = Counter(row.model.name for row in told)
     for row in told:
         name, weights = row.model
@@ -131,4 +125,4 @@ def show(store: Store) -> None:
             str(row.rejected),
             str(row.missed),
         )
-    console.print(table)
+    terminal.show(table)

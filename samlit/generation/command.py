@@ -12,8 +12,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samlit import atomic, evaluate, ranks, specs
-from samlit.errors import ArgumentParser, SamlitError, UsageError, did_you_mean
+from samlit import atomic, evaluate, ranks, specs, terminal
+from samlit.errors import SamlitError, UsageError, did_you_mean
+from samlit.options import ArgumentParser
 
 if TYPE_CHECKING:
     from samlit.contracts import Source
@@ -54,6 +55,9 @@ One process or many, on one machine or several that share the folder: start the 
 hand, by torchrun or as a SLURM array. Each takes images that nobody else has; of those that die the others take over
 what they had. The same command goes on where all of them were stopped, image by image, with any number of processes.
 
+At the end DIR has statistics.json for a program, the same in statistics.png and sheet.jpg for a person, and in
+quarantine.jsonl a line for each image that was left out.
+
 examples:
   samlit generate --images photos --weights sam_vit_h --out shards --device cuda --short-side 1500
   samlit generate --data coco:train.json --weights mobile_sam --out shards --preset released
@@ -69,22 +73,22 @@ def main(argv: list[str]) -> int:
         description="Masks of everything in images, as shards in SA-1B's layout.",
         epilog=EPILOG,
     )
-    what = parser.add_mutually_exclusive_group(required=True)
+    what = parser.reads.add_mutually_exclusive_group(required=True)
     what.add_argument("--images", metavar="DIR", help="a folder of images, with its folders")
     told = "the images of any source, as in sa1b:shards (`samlit list sources`); its masks are not looked at"
     what.add_argument("--data", nargs="+", metavar="SOURCE:PATH", help=told)
     told = "what else a source takes, as in --set images=photos"
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=told)
+    parser.reads.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=told)
     published = "published weights (`samlit list weights`), or a file: runs/NAME/best.ckpt"
-    parser.add_argument("--weights", required=True, metavar="NAME|FILE", help=published)
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the shards")
-    parser.add_argument("--preset", default="paper", metavar="NAME", help="paper (the default) or released")
+    parser.reads.add_argument("--weights", required=True, metavar="NAME|FILE", help=published)
+    parser.writes.add_argument("--out", required=True, metavar="DIR", help="the folder of the shards")
+    parser.runs.add_argument("--preset", default="paper", metavar="NAME", help="paper (the default) or released")
     told = "make larger images smaller, so that their short side has N pixels, 1500 in SA-1B; masks are found before"
-    parser.add_argument("--short-side", type=int, metavar="N", help=told)
-    parser.add_argument("--per-shard", type=int, default=1000, metavar="N", help="images a shard (1000)")
+    parser.writes.add_argument("--short-side", type=int, metavar="N", help=told)
+    parser.writes.add_argument("--per-shard", type=int, default=1000, metavar="N", help="images a shard (1000)")
     told = "of a JPEG that has to be encoded, 1 to 100 (95); a JPEG that keeps its size keeps its bytes"
-    parser.add_argument("--quality", type=int, default=95, metavar="Q", help=told)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda (by torchrun or srun each its own), mps (cpu)")
+    parser.writes.add_argument("--quality", type=int, default=95, metavar="Q", help=told)
+    parser.runs.add_argument("--device", default="cpu", help="cpu, cuda (by torchrun or srun each its own), mps (cpu)")
     options, rest = parser.parse_known_args(argv)
     for name, value in (("--per-shard", options.per_shard), ("--short-side", options.short_side)):
         if value is not None and value < 1:
@@ -192,15 +196,15 @@ def finish(work: Workplace) -> None:
             with atomic.writing(folder / "sheet.jpg") as stream:
                 picture.save(stream, format="JPEG", quality=90)
     each = told["masks"] / max(told["images"], 1)
-    print(f"{told['images']} images, {told['masks']} masks, {each:.1f} an image, in {folder}")
+    terminal.say(f"{told['images']} images, {told['masks']} masks, {each:.1f} an image, in {folder}")
     if told["masks"]:
-        print(
+        terminal.say(
             f"mean predicted IoU {told['predicted_iou']['mean']:.3f}, stability {told['stability_score']['mean']:.3f}"
         )
     if left_out:
         causes = ", ".join(f"{cause} {count}" for cause, count in told["left_out"].items())
-        print(f"{len(left_out)} images left out ({causes}): {folder / 'quarantine.jsonl'}")
-    print(f"saved statistics.json, statistics.png and sheet.jpg to {folder}")
+        terminal.say(f"{len(left_out)} images left out ({causes}): {folder / 'quarantine.jsonl'}")
+    terminal.say(f"saved statistics.json, statistics.png and sheet.jpg to {folder}")
 
 
 def _source(images: str | None, read: list[specs.Spec]) -> tuple[Source, dict[str, Any]]:
@@ -247,10 +251,10 @@ def _device(name: str) -> str:
 @contextmanager
 def _telling(aloud: bool) -> Iterator[Callable[[int, int, int], None]]:
     """How far it is: a bar in a terminal, a line now and then elsewhere; call (done, images, of them just now)."""
-    from samlit.bars import bar
+    from samlit.bars import bar, clock
 
     began, said = time.monotonic(), time.monotonic()
-    with bar() if aloud and sys.stderr.isatty() else nullcontext() as shown:
+    with bar() if aloud and terminal.alive(sys.stderr) else nullcontext() as shown:
 
         def tell(done: int, total: int, new: int) -> None:
             nonlocal said
@@ -259,8 +263,8 @@ def _telling(aloud: bool) -> Iterator[Callable[[int, int, int], None]]:
             elif aloud and (time.monotonic() - said > SAID or done == total) and new:
                 said = time.monotonic()
                 rate = new / max(said - began, 1e-6)
-                left = time.strftime("%-H:%M:%S", time.gmtime((total - done) / rate)) if rate else "?"
+                left = clock((total - done) / rate) if rate else "?"
                 told = f"{done}/{total} images  {rate:.{2 if rate < 10 else 0}f} images/s  {left} left"
-                print(f"samlit: {told}", file=sys.stderr, flush=True)
+                terminal.tell(told)
 
         yield tell

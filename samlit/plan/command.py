@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
-from samlit import arguments, plugins, recipe
-from samlit.errors import ArgumentParser, UsageError, did_you_mean
+from samlit import arguments, plugins, recipe, terminal
+from samlit.errors import UsageError, did_you_mean
+from samlit.options import ArgumentParser
 from samlit.plan import gpus
 
 __all__ = ["main"]
@@ -26,17 +27,21 @@ def main(argv: list[str]) -> int:
     """Run the command with the words after `samlit plan`."""
     parser = ArgumentParser(
         prog="samlit plan",
-        usage="samlit plan --recipe NAME|FILE [--devices N] [--gpu NAME] [--share S] [--json] [any key of the recipe]",
+        usage="samlit plan --recipe NAME|FILE [--devices N] [--gpu NAME] [OPTION ...] [--KEY VALUE ...]",
         description="Parameters, FLOPs, memory by part, images a second, hours; whether it fits, and what to change.",
         epilog=EPILOG,
     )
-    parser.add_argument("--recipe", metavar="NAME", help=f"a recipe ({', '.join(recipe.names())}) or a file")
-    parser.add_argument("--devices", type=int, metavar="N", help="GPUs in all; as the recipe says if not given")
+    parser.reads.add_argument("--recipe", metavar="NAME", help=f"a recipe ({', '.join(recipe.names())}) or a file")
+    parser.runs.add_argument("--devices", type=int, metavar="N", help="GPUs in all; as the recipe says if not given")
     kinds = f"one of {', '.join(gpus.GPUS)}, cpu; this machine's, or all of them, if not given"
-    parser.add_argument("--gpu", metavar="NAME", help=kinds)
+    parser.runs.add_argument("--gpu", metavar="NAME", help=kinds)
     share = "of a GPU's peak that the whole step is taken to run at, 0.4 by default: an assumption, not a measurement"
-    parser.add_argument("--share", type=float, default=0.4, metavar="S", help=share)
-    parser.add_argument("--json", action="store_true", help="the plan as one object; sizes in bytes, work in FLOPs")
+    parser.runs.add_argument("--share", type=float, default=0.4, metavar="S", help=share)
+    parser.says.add_argument(
+        "--json",
+        action="store_true",
+        help="for a program, the plan as one object on stdout; sizes in bytes, work in FLOPs",
+    )
     options, rest = parser.parse_known_args(argv)
     for word in rest:
         name = word.partition("=")[0].removeprefix("--")
@@ -59,7 +64,7 @@ def main(argv: list[str]) -> int:
 
     made = plan(line.words, options.devices, kind, options.share, options.recipe)
     if options.json:
-        print(json.dumps(made.told(), indent=2))
+        terminal.show(json.dumps(made.told(), indent=2))
     else:
         show(made)
     return 0

@@ -12,10 +12,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from samlit.datamodule import SamData
-from samlit.engine import Parser, SamCLI
+from samlit.engine import SamCLI
 from samlit.errors import SamlitError, UsageError, did_you_mean, one_line
 from samlit.module import SamModule
 from samlit.parallel import Replicated, Sharded
+from samlit.parser import Parser
 from samlit.plan.budget import Run, Strategy
 from samlit.plan.hollow import without_weights
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from rich.console import Console
+from rich.constrain import Constrain
 from rich.table import Table
 from rich.text import Text
 
+from samlit import terminal
 from samlit.bars import bar
 from samlit.plan import recipe
 from samlit.plan.advice import Change, advise, fits, load_of
@@ -119,20 +119,15 @@ def _here() -> str | None:
 
 def show(plan: Plan) -> None:
     """Print a plan for a person."""
-    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
-    console.print(Text.assemble((plan.name, "bold"), f": {_head(plan)}"))
+    terminal.show(Text.assemble((plan.name, "bold"), f": {_head(plan)}"))
     for table in (_weights(plan.load), _work(plan), _memory(plan)):
-        console.print()
-        console.print(table)
-    console.print()
+        terminal.show("", table)
+    terminal.show("")
     if plan.kinds:
-        console.print(_devices(plan))
+        terminal.show(_devices(plan))
     else:
-        console.print("cpu: nothing is measured on this processor, so neither speed nor hours are told")
-    for line in _notes(plan):
-        console.print(line)
-    for line in _changes(plan):
-        console.print(line, soft_wrap=True)
+        terminal.show("cpu: nothing is measured on this processor, so neither speed nor hours are told")
+    terminal.show(*(Constrain(line, 100) for line in _notes(plan)), *_changes(plan))
 
 
 def _head(plan: Plan) -> str:
@@ -147,15 +142,8 @@ def _head(plan: Plan) -> str:
     return ", ".join([*words, *([f"{run.accumulate} batches a step"] if run.accumulate > 1 else [])])
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title, box=None, header_style="dim", pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
-
-
 def _weights(load: Load) -> Table:
-    table = _table("weights, millions", "trained", "frozen")
+    table = terminal.table("weights, millions", "trained", "frozen")
     for part in load.parts:
         table.add_row(part.name, f"{part.trained / 1e6:.3f}", f"{part.frozen / 1e6:.3f}")
     return table
@@ -165,7 +153,7 @@ def _work(plan: Plan) -> Table:
     run, load = plan.recipe.run, plan.load
     whole = load.encoder + load.decoder
     unit, name = (1e12, "TFLOP") if whole.total / run.images >= 1e11 else (1e9, "GFLOP")
-    table = _table(f"{name} an image", "forward", "backward", "again", "all")
+    table = terminal.table(f"{name} an image", "forward", "backward", "again", "all")
     rows = {"encoder": load.encoder, "prompts and decoder, all passes": load.decoder, "all": whole}
     for title, work in rows.items():
         cells = (x / run.images / unit for x in (work.forward, work.backward, work.again, work.total))
@@ -176,8 +164,8 @@ def _work(plan: Plan) -> Table:
 def _memory(plan: Plan) -> Table:
     parts, checkpoint = plan.memory, plan.recipe.checkpoint
     unit, name = (GIB, "GiB") if plan.needs >= GIB else (GIB / 1024, "MiB")
-    table = _table(f"{name} of a device", "")
-    table.add_column("")
+    table = terminal.table(f"{name} of a device", "", "note", left=["note"])
+    table.columns[-1].header = ""
     other = "" if plan.otherwise is None else f"{_three(plan.otherwise / unit)} with{'out' if checkpoint else ''}"
     told = {
         "weights": ("weights", ""),
@@ -202,7 +190,7 @@ def _memory(plan: Plan) -> Table:
 
 def _devices(plan: Plan) -> Table:
     run = plan.recipe.run
-    table = _table("GPU", "GiB", "needs", "fits", "images/s", *(["of all"] if run.devices > 1 else []), "hours")
+    table = terminal.table("GPU", "GiB", "needs", "fits", "images/s", *(["of all"] if run.devices > 1 else []), "hours")
     for kind in plan.kinds:
         gpu, expected = GPUS[kind], plan.speeds[kind]
         fine = Text("yes", "green") if fits(plan.needs, gpu) else Text("no", "red")

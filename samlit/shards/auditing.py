@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samlit import atomic
-from samlit.errors import ArgumentParser, SamlitError, UsageError, one_line
+from samlit import atomic, terminal
+from samlit.errors import SamlitError, UsageError, one_line
+from samlit.options import ArgumentParser
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,15 +35,14 @@ PUBLISHED = {"0.90": 0.94, "0.75": 0.97}
 
 EPILOG = """first masks are drawn, each into DIR/masks as a JPEG and a JSON in SA-1B's layout; look at DIR/index.html
 
+then, corrected by whatever reads and writes that layout, they are compared with what became of them: --corrected is a
+folder with JSON files of the same names. A file that is missing is not judged yet; one without a mask says that there
+is nothing to be seen there, an IoU of 0; of several masks the one with the id of the drawn one counts, or that which is
+most like it. DIR/report.json has all numbers for a program, DIR/report.png shows them.
+
+examples:
   samlit shards audit shards --out audit --sample 500
-
-then, corrected by whatever reads and writes that layout, they are compared:
-
   samlit shards audit --out audit --corrected corrected
-
-which is a folder with JSON files of the same names. A file that is missing is not judged yet; one without a mask says
-that there is nothing to be seen there, an IoU of 0; of several masks the one with the id of the drawn one counts, or
-that which is most like it.
 """
 
 
@@ -53,12 +53,12 @@ def main(argv: list[str]) -> int:
         description="Draw masks by chance for a person to correct, and compare them with what became of them.",
         epilog=EPILOG,
     )
-    parser.add_argument("root", nargs="?", metavar="ROOT", help="a folder of sa_*.tar, a tar, or their address")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder of the audit")
-    parser.add_argument("--sample", type=int, default=500, metavar="N", help="masks to draw (500)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the chance (0)")
+    parser.reads.add_argument("root", nargs="?", metavar="ROOT", help="a folder of sa_*.tar, a tar, or their address")
+    parser.writes.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder of the audit")
+    parser.runs.add_argument("--sample", type=int, default=500, metavar="N", help="masks to draw (500)")
+    parser.runs.add_argument("--seed", type=int, default=0, metavar="S", help="of the chance (0)")
     told = "the corrected masks: DIR/masks itself where they were corrected in place"
-    parser.add_argument("--corrected", type=Path, metavar="DIR", help=told)
+    parser.reads.add_argument("--corrected", type=Path, metavar="DIR", help=told)
     options = parser.parse_args(argv)
     if options.sample < 1:
         raise UsageError(f"--sample is at least 1, not {options.sample}")
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> int:
 
     with bar() as progress:
         count = sample(options.root, options.out, options.sample, options.seed, progress)
-    print(f"{count} masks in {options.out / 'masks'}; look at {options.out / PAGE}")
+    terminal.say(f"{count} masks in {options.out / 'masks'}; look at {options.out / PAGE}")
     return 0
 
 
@@ -192,10 +192,11 @@ def compare(folder: Path, corrected: Path) -> dict[str, Any]:
 
 def tell(told: dict[str, Any], folder: Path) -> None:
     """Print what came out, beside the paper's numbers."""
-    print(f"{told['judged']} of {told['masks']} masks judged, {told['removed']} removed, mean IoU {told['mean']:.3f}")
+    judged = f"{told['judged']} of {told['masks']} masks judged, {told['removed']} removed"
+    terminal.show(f"{judged}, mean IoU {told['mean']:.3f}")
     for edge, published in PUBLISHED.items():
-        print(f"IoU above {edge}: {told['above'][edge]:.1%} (SA-1B, as published: {published:.0%})")
-    print(f"saved {REPORT} and report.png to {folder}")
+        terminal.show(f"IoU above {edge}: {told['above'][edge]:.1%} (SA-1B, as published: {published:.0%})")
+    terminal.say(f"saved {REPORT} and report.png to {folder}")
 
 
 def _written(store: Store, which: int, at: int, mask: int, folder: Path, number: int) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from samlit import atomic
-from samlit.errors import ArgumentParser, UsageError
+from samlit import atomic, terminal
+from samlit.errors import UsageError
 from samlit.faults import CAUSES, Damaged, blaming
+from samlit.options import ArgumentParser
 from samlit.shards import crew
 from samlit.shards.blobs import Blob
 from samlit.shards.manifest import Row
@@ -27,6 +28,10 @@ __all__ = ["Found", "check", "main"]
 
 Report = Callable[[int, int, str], None]
 
+EPILOG = """examples:
+  samlit shards check shards
+  samlit shards check shards --out quarantine.jsonl --json
+"""
 GROUP = 16
 """Shards whose indexes are held at a time."""
 LOT = 64
@@ -75,14 +80,17 @@ def main(argv: list[str]) -> int:
         prog="samlit shards check",
         description="Read all of every shard, decode each image and mask, and list what is damaged. "
         "The exit status is 1 where anything is.",
+        epilog=EPILOG,
     )
-    parser.add_argument("root", metavar="ROOT", help="a folder of sa_*.tar, a tar, their address, or a list of links")
+    parser.reads.add_argument(
+        "root", metavar="ROOT", help="a folder of sa_*.tar, a tar, their address, or a list of links"
+    )
     told = "processes (all processors)"
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help=told)
-    parser.add_argument(
+    parser.runs.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help=told)
+    parser.writes.add_argument(
         "--out", type=Path, metavar="FILE", help="write a line of JSON for each fault: quarantine.jsonl"
     )
-    parser.add_argument("--json", action="store_true", help="print the table as JSON")
+    parser.says.add_argument("--json", action="store_true", help="for a program, the counts as one object on stdout")
     options = parser.parse_args(argv)
     if options.jobs < 1:
         raise UsageError(f"--jobs is at least 1, not {options.jobs}")
@@ -179,20 +187,22 @@ def _print(found: Found, as_json: bool, out: Path | None) -> None:
     causes = dict(found.causes.most_common())
     if as_json:
         told = {"shards": found.shards, "records": found.records, "bytes": found.size, "faults": causes}
-        print(json.dumps({**told, "damaged": found.damaged, "whole": found.whole}))
+        terminal.show(json.dumps({**told, "damaged": found.damaged, "whole": found.whole}))
         return
-    print(f"shards   {found.shards:,}\nrecords  {found.records:,}\nGB       {found.size / 1e9:,.3f}")
+    sums = {"shards": f"{found.shards:,}", "records": f"{found.records:,}", "GB": f"{found.size / 1e9:,.3f}"}
+    terminal.show(terminal.facts(sums))
     if not found.whole:
-        print("the check was stopped before its end")
+        terminal.show("the check was stopped before its end")
     if not causes:
-        print("no fault" + ("" if found.whole else " so far"))
+        terminal.show("no fault" + ("" if found.whole else " so far"))
         return
+    table = terminal.table("fault", "records", "", left=[""])
     for cause, count in causes.items():
-        print(f"{cause:10} {count:6,}  {CAUSES[cause]}")
+        table.add_row(cause, f"{count:,}", CAUSES[cause])
+    terminal.show("", table, "")
     if out is None:
-        for fault in found.faults[:10]:
-            print(f"  {fault}")
+        terminal.show(*(str(fault) for fault in found.faults[:10]))
         if len(found.faults) > 10:
-            print(f"  and {len(found.faults) - 10:,} more: --out FILE lists them all")
+            terminal.show(f"and {len(found.faults) - 10:,} more: --out FILE lists them all")
     else:
-        print(f"listed in {out}")
+        terminal.say(f"saved to {out}")

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable
 
 from samlit.errors import UsageError, did_you_mean
+from samlit.options import EVERYWHERE
 
 __all__ = ["COMMANDS", "main"]
 
@@ -17,6 +18,12 @@ COMMANDS = {
     "audit": ("samlit.shards.auditing:main", "draw masks for a person to correct, and tell how good they were"),
     "get": ("samlit.shards.getting:main", "fetch SA-1B's archives from its list of links"),
 }
+
+EXAMPLES = """
+examples:
+  samlit shards make coco:train.json --set images=photos --out shards
+  samlit shards check shards
+"""
 
 
 def main(argv: list[str]) -> int:
@@ -44,7 +51,8 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "  samlit shards COMMAND --help   the options of a command",
-            "",
+            "  samlit shards COMMAND --help   the options of a command, with examples",
+            *(f"  {option:29}  {told}" for option, told in EVERYWHERE.items()),
+            EXAMPLES,
         ]
     )

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samlit import atomic
-from samlit.errors import ArgumentParser, SamlitError, UsageError
+from samlit import atomic, terminal
+from samlit.errors import SamlitError, UsageError
+from samlit.options import ArgumentParser
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,11 +42,11 @@ def main(argv: list[str]) -> int:
         description="What CLIP sees in cut-outs of masks, once for all trainings of a text prompt.",
         epilog=EPILOG,
     )
-    parser.add_argument("root", metavar="SHARDS", help="a folder of shards, or one")
-    parser.add_argument("--recipe", required=True, metavar="NAME|FILE", help="a recipe with a text prompt")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the embeddings")
-    parser.add_argument("--views", type=int, default=4, help="cut-outs of each mask (default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="where CLIP runs: cpu, cuda, mps (default: %(default)s)")
+    parser.reads.add_argument("root", metavar="SHARDS", help="a folder of shards, or one")
+    parser.reads.add_argument("--recipe", required=True, metavar="NAME|FILE", help="a recipe with a text prompt")
+    parser.writes.add_argument("--out", required=True, metavar="DIR", help="the folder of the embeddings")
+    parser.runs.add_argument("--views", type=int, default=4, help="cut-outs of each mask (default: %(default)s)")
+    parser.runs.add_argument("--device", default="cpu", help="where CLIP runs: cpu, cuda, mps (default: %(default)s)")
     options = parser.parse_args(argv)
     if options.views < 1:
         raise UsageError(f"--views is at least 1, not {options.views}")
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> int:
         store.open(report)
         side = int(tree.get("data", {}).get("image_size", 1024))
         whole = embed(store, prompt, side, Path(options.out), options.views, options.device, report)
-    print(f"{whole} of {len(store.rows)} shards are in {options.out}")
+    terminal.say(f"{whole} of {len(store.rows)} shards are in {options.out}")
     return 0
 
 

@@ -6,14 +6,20 @@ import threading
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
+from samlit import terminal
 from samlit.download import Refused, Report, Wanted, bring
-from samlit.errors import ArgumentParser, SamlitError, UsageError
+from samlit.errors import SamlitError, UsageError
+from samlit.options import ArgumentParser
 from samlit.shards import manifest, subsets
 from samlit.shards.addresses import links
 from samlit.shards.blobs import Blob
 
 __all__ = ["get", "main"]
 
+EPILOG = """examples:
+  samlit shards get links.txt --out sa1b
+  samlit shards get links.txt --out sa1b --only sa_000000..sa_000019
+"""
 PAUSE = 2.0
 """Seconds before a second try."""
 
@@ -24,11 +30,14 @@ def main(argv: list[str]) -> int:
         prog="samlit shards get",
         description="Download the archives of SA-1B from the list of links that its page offers after its licence is "
         "accepted: a text file of file_name and cdn_link. The same command goes on where an earlier one was stopped.",
+        epilog=EPILOG,
     )
-    parser.add_argument("links", type=Path, metavar="LINKS", help="the list of links; they expire after some days")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder of the shards")
-    parser.add_argument("--only", metavar="RANGE", help="some of them: sa_000000..sa_000019, several with commas")
-    parser.add_argument("--jobs", type=int, default=4, metavar="N", help="downloads at once (%(default)s)")
+    parser.reads.add_argument(
+        "links", type=Path, metavar="LINKS", help="the list of links; they expire after some days"
+    )
+    parser.writes.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder of the shards")
+    parser.reads.add_argument("--only", metavar="RANGE", help="some of them: sa_000000..sa_000019, several with commas")
+    parser.runs.add_argument("--jobs", type=int, default=4, metavar="N", help="downloads at once (%(default)s)")
     options = parser.parse_args(argv)
     if options.jobs < 1:
         raise UsageError(f"--jobs is at least 1, not {options.jobs}")
@@ -50,11 +59,11 @@ def main(argv: list[str]) -> int:
         there = [blob for blob in archives if (options.out / blob.name).is_file()]
         rows = manifest.update(options.out, progress=progress) if there else []
     damaged = [row for row in rows if row.faults]
-    print(f"{len(there):,} of {len(archives):,} archives are in {options.out}")
+    terminal.say(f"{len(there):,} of {len(archives):,} archives are in {options.out}")
     for row in damaged:
-        print(f"{row.name} is damaged ({', '.join(row.faults)}): remove it and run the same command again")
+        terminal.fail(f"{row.name} is damaged ({', '.join(row.faults)}): remove it and run the same command again")
     for line in failed:
-        print(line)
+        terminal.fail(line)
     return 1 if failed or damaged else 0
 
 

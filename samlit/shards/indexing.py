@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from samlit.errors import ArgumentParser, UsageError
+from samlit import terminal
+from samlit.errors import UsageError
+from samlit.options import ArgumentParser
 from samlit.shards.manifest import Row
 
 __all__ = ["main"]
 
+EPILOG = """manifest.json, beside the shards, is for programs too: a row a shard with its records, faults and sha256
+
+examples:
+  samlit shards index shards
+  samlit shards index shards --hash
+"""
 SHOWN = 20
 """Shards with faults that are listed."""
 
@@ -20,10 +28,13 @@ def main(argv: list[str]) -> int:
         prog="samlit shards index",
         description="Read the headers of all shards and note where every record lies: an index file a shard, and "
         "manifest.json for all of them. What is known and has not changed is not read again.",
+        epilog=EPILOG,
     )
-    parser.add_argument("root", metavar="ROOT", help="a folder of sa_*.tar, a tar, their address, or a list of links")
-    parser.add_argument("--hash", action="store_true", help="compute the sha256 of shards that have none noted")
-    parser.add_argument("--jobs", type=int, metavar="N", help="processes, or connections (as many as help)")
+    parser.reads.add_argument(
+        "root", metavar="ROOT", help="a folder of sa_*.tar, a tar, their address, or a list of links"
+    )
+    parser.runs.add_argument("--hash", action="store_true", help="compute the sha256 of shards that have none noted")
+    parser.runs.add_argument("--jobs", type=int, metavar="N", help="processes, or connections (as many as help)")
     options = parser.parse_args(argv)
     if options.jobs is not None and options.jobs < 1:
         raise UsageError(f"--jobs is at least 1, not {options.jobs}")
@@ -46,20 +57,20 @@ def _print_table(rows: Sequence[Row], root: str) -> None:
     damaged = [row for row in rows if row.faults]
     faults = f"{causes.total():,} in {len(damaged):,} shards ({_words(causes)})" if causes else "none in the headers"
     hashed = sum(bool(row.sha256) for row in rows)
-    for name, told in (
-        ("shards", f"{len(rows):,}"),
-        ("records", f"{sum(row.records for row in rows):,}"),
-        ("GB", f"{sum(row.size for row in rows) / 1e9:,.3f}"),
-        ("sha256", f"of {hashed:,} noted"),
-        ("faults", faults),
-    ):
-        print(f"{name:8} {told}")
+    told = {
+        "shards": f"{len(rows):,}",
+        "records": f"{sum(row.records for row in rows):,}",
+        "GB": f"{sum(row.size for row in rows) / 1e9:,.3f}",
+        "sha256": f"of {hashed:,} noted",
+        "faults": faults,
+    }
+    terminal.say(terminal.facts(told))
     for row in damaged[:SHOWN]:
-        print(f"  {row.name}  {row.records:,} records  {_words(row.faults)}")
+        terminal.say(f"  {row.name}  {row.records:,} records  {_words(row.faults)}")
     if len(damaged) > SHOWN:
-        print(f"  and {len(damaged) - SHOWN:,} more")
+        terminal.say(f"  and {len(damaged) - SHOWN:,} more")
     if damaged:
-        print(f"`samlit shards check {root}` lists them one by one")
+        terminal.say(f"`samlit shards check {root}` lists them one by one")
 
 
 def _words(faults: Mapping[str, int]) -> str:

@@ -17,8 +17,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samlit import atomic, specs
-from samlit.errors import ArgumentParser, SamlitError, UsageError
+from samlit import atomic, specs, terminal
+from samlit.errors import SamlitError, UsageError
+from samlit.options import ArgumentParser
 
 if TYPE_CHECKING:
     from samlit.contracts import Source
@@ -34,14 +35,15 @@ FORMAT = 1  # of the plan
 EPILOG = """sources are registered names (`samlit list sources`) or class paths; the path is their first argument, --set
 gives the others, and `samlit fit --data.source.help NAME` lists them; several become one, in order
 
+JPEG files of three colours that no EXIF turns are copied byte for byte, EXIF included; all others are encoded once.
+The same sources give the same bytes, however many processes write them. The same command goes on where an earlier one
+was stopped. What is damaged is left out and listed in DIR/quarantine.jsonl. DIR/manifest.json tells a program of all
+shards.
+
 examples:
   samlit shards make coco:train.json --set images=photos --out shards
   samlit shards make folder:cells --out shards
   samlit shards make coco:a.json coco:b.json --set 2.crowd=true --out shards --long-side 2250
-
-JPEG files of three colours that no EXIF turns are copied byte for byte, EXIF included; all others are encoded once.
-The same sources give the same bytes, however many processes write them. The same command goes on where an earlier one
-was stopped. What is damaged is left out and listed in DIR/quarantine.jsonl.
 """
 
 
@@ -52,18 +54,22 @@ def main(argv: list[str]) -> int:
         description="Shards in SA-1B's layout of any source.",
         epilog=EPILOG,
     )
-    parser.add_argument("sources", nargs="+", metavar="SOURCE:PATH", help="what they are made of: coco:train.json")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the shards")
+    parser.reads.add_argument(
+        "sources", nargs="+", metavar="SOURCE:PATH", help="what they are made of: coco:train.json"
+    )
+    parser.writes.add_argument("--out", required=True, metavar="DIR", help="the folder of the shards")
     told = "an argument of the sources that have it, or of the second one: 2.KEY=VALUE; any number of times"
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help=told)
-    parser.add_argument("--per-shard", type=int, default=1000, metavar="N", help="images a shard (1000)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (all processors)")
+    parser.reads.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help=told)
+    parser.writes.add_argument("--per-shard", type=int, default=1000, metavar="N", help="images a shard (1000)")
+    parser.runs.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (all processors)"
+    )
     told = "of a JPEG that has to be encoded, 1 to 100 (95); colours are kept whole, 4:4:4"
-    parser.add_argument("--quality", type=int, default=95, metavar="Q", help=told)
+    parser.writes.add_argument("--quality", type=int, default=95, metavar="Q", help=told)
     told = "make larger images smaller, so that their long side has N pixels; masks with them"
-    parser.add_argument("--long-side", type=int, metavar="N", help=told)
+    parser.writes.add_argument("--long-side", type=int, metavar="N", help=told)
     told = "stop where a greater share of the images is damaged (0.01)"
-    parser.add_argument("--max-damaged", type=float, default=0.01, metavar="SHARE", help=told)
+    parser.runs.add_argument("--max-damaged", type=float, default=0.01, metavar="SHARE", help=told)
     options = parser.parse_args(argv)
     for name, value, least in (
         ("--per-shard", options.per_shard, 1),
@@ -349,5 +355,4 @@ def _print_table(shards: list[dict[str, Any]], folder: Path, quality: int) -> No
         "MB": f"{sum(shard['bytes'] for shard in shards) / 1e6:.1f}",
         "left out": left_out,
     }
-    for name, told in rows.items():
-        print(f"{name:9} {told}")
+    terminal.say(terminal.facts(rows))
