@@ -10,9 +10,7 @@ import pytest
 from PIL import Image
 
 from samlit import rle
-
-ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted(file for file in ROOT.glob("**/*.md") if not any(part.startswith(".") for part in file.parts))
+from tests.documents import DOCUMENTS, ROOT
 
 
 def test_ci_runs_the_tests_as_the_readme_says() -> None:
@@ -33,12 +31,6 @@ def test_links_lead_somewhere(document: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)", re.sub(r"```.*?```", "", document.read_text(), flags=re.S))
     missing = [t for t in targets if "://" not in t and not (document.parent / t).exists()]
     assert not missing
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: str(file.relative_to(ROOT)))
-def test_python_in_a_document_is_python(document: Path) -> None:
-    for number, block in enumerate(re.findall(r"^```python\n(.*?)^```", document.read_text(), re.M | re.S)):
-        compile(block, f"{document.name}, block {number}", "exec")
 
 
 def test_the_source_of_datas_readme_reads_pairs(tmp_path: Path) -> None:
