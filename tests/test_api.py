@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import samlit
 
+PAGES = Path(__file__).parents[1] / "docs" / "api"
 NAMES = [name for name in samlit.__all__ if not name.startswith("__")]
 
 
@@ -48,3 +51,18 @@ def test_type_checkers_are_told_the_same_names() -> None:
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Predicter'"):
         samlit.Predicter  # noqa: B018
+
+
+def test_every_public_name_is_on_an_api_page_and_in_their_list() -> None:
+    shown = set(re.findall(r"^::: (\S+)$", "\n".join(page.read_text() for page in PAGES.glob("*.md")), re.M))
+    homes = {name: getattr(samlit, name).__module__ for name in NAMES}
+    assert not {name for name, home in homes.items() if not shown & {home, f"{home}.{name}"}}
+    rows = re.findall(r"^\| (`.*?) \|", (PAGES / "README.md").read_text(), re.M)
+    assert sorted(re.findall(r"\w+", " ".join(rows))) == sorted(NAMES)
+
+
+def test_every_built_in_plug_in_is_on_its_page() -> None:
+    groups = tomllib.loads((PAGES.parents[1] / "pyproject.toml").read_text())["project"]["entry-points"]
+    modules = {place.partition(":")[0] for name, group in groups.items() for place in group.values()}
+    assert len(modules) > 25
+    assert modules == set(re.findall(r"^::: (\S+)$", (PAGES / "plugins.md").read_text(), re.M))

@@ -53,6 +53,9 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "fetch", worked)
     monkeypatch.setattr(importlib.import_module("samlit.plan.report"), "plan", worked)
     monkeypatch.setattr(Shapes, "prepare", worked)
+    for name, document in (("counting", "adding_a_task"), ("pyramid", "adding_an_encoder")):
+        text = (ROOT / "docs" / f"{document}.md").read_text()
+        (tmp_path / f"{name}.py").write_text(text.split("```python\n")[1].split("```")[0])
 
 
 def test_there_are_commands_to_read() -> None:

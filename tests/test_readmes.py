@@ -27,6 +27,14 @@ def test_the_tree_in_the_readme_is_there() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_files_that_a_document_names_are_there(document: Path) -> None:
+    named = re.findall(
+        r"`((?:samlit|registry|tests|benchmarks|recipes|docs)/[\w./-]+\.(?:py|yaml|md))", document.read_text()
+    )
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: str(file.relative_to(ROOT)))
 def test_links_lead_somewhere(document: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)", re.sub(r"```.*?```", "", document.read_text(), flags=re.S))
     missing = [t for t in targets if "://" not in t and not (document.parent / t).exists()]
