@@ -24,11 +24,12 @@ import uvicorn
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
-from samlit import cache, rle
+from samlit import cache
 from samlit.annotator import graphs
 from samlit.annotator.proposals import Proposal, Proposals
 from samlit.annotator.server import Annotator
 from samlit.annotator.store import Store
+from samlit.masks import rle
 from samlit.predictor import Predictor
 from samlit_sources import _scenes
 

@@ -26,12 +26,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.model import Variant, machine, race
 from samlit import cli
-from samlit.clip import build
-from samlit.frames import frame, pack
-from samlit.images import Encoded
+from samlit.loading.frames import frame, pack
+from samlit.loading.images import Encoded
 from samlit.shards.records import Annotation, Record
 from samlit.shards.writing import write
 from samlit.structures import Scene
+from samlit.text.clip import build
 from samlit_prompts.text import Text
 from samlit_sources.sa1b import Sa1b
 from samlit_sources.shapes import Shapes

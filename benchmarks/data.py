@@ -36,9 +36,9 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
 
-from samlit import frames
-from samlit.augment import Augment
-from samlit.loader import Loader
+from samlit.loading import frames
+from samlit.loading.augment import Augment
+from samlit.loading.loader import Loader
 from samlit.shards.records import parse
 from samlit.structures import Batch, Sample
 from samlit_sources.sa1b import Sa1b

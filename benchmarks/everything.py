@@ -35,10 +35,11 @@ from segment_anything import SamAutomaticMaskGenerator
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.model import Lap, lap, machine
-from samlit import frames, rle
-from samlit.answers import Answers
+from samlit.evaluation.answers import Answers
+from samlit.loading import frames
 from samlit.loop import drive
-from samlit.rle import Rle
+from samlit.masks import rle
+from samlit.masks.rle import Rle
 from samlit.structures import Embedding, Sample, Scene
 from samlit_tasks._automatic import Automatic
 from samlit_tasks.everything import Everything

@@ -28,9 +28,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from samlit import atomic, clicks, rle
+from samlit import atomic
+from samlit.masks import clicks, rle
+from samlit.masks.rle import Rle
 from samlit.predictor import Predictor
-from samlit.rle import Rle
 from samlit_sources.coco import Coco
 
 

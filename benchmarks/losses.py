@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from samlit import focal_dice
+from samlit.training import focal_dice
 
 
 def peer(low: Tensor, truth: Tensor) -> Tensor:

@@ -31,9 +31,9 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransfor
 from torch import Tensor, nn
 
 from samlit.contracts import Encoder
-from samlit.layouts import from_sam
 from samlit.model import Sam
 from samlit.structures import Embedding, PromptSet, Ragged
+from samlit.weights.layouts import from_sam
 from samlit_decoders.mask import Mask
 from samlit_encoders.vit import Vit, VitB, VitH, VitL
 from samlit_prompts.boxes import Boxes

@@ -19,7 +19,7 @@ import onnxruntime
 from rich.console import Console
 from rich.table import Table
 
-from samlit import clicks, rle
+from samlit.masks import clicks, rle
 from samlit.predictor import Predictor
 from samlit_sources.coco import Coco
 

@@ -15,7 +15,8 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw
 
-from samlit import clicks, pictures
+from samlit.drawing import pictures
+from samlit.masks import clicks
 from samlit.predictor import Masks, Predictor, Prompts
 from samlit_sources import _scenes
 

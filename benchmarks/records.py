@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from samlit import rle
+from samlit.masks import rle
 from samlit.shards.records import Annotation, Record
 from samlit.shards.writing import write
 

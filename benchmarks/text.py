@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from samlit import pictures
+from samlit.drawing import pictures
 from samlit.predictor import Predictor
 from samlit_sources import _scenes, _worded
 

@@ -41,13 +41,13 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.model import Variant, machine, race
-from samlit.layouts import from_sam
 from samlit.loop import Round, drive
 from samlit.losses import Losses
 from samlit.metrics import mask_iou
 from samlit.model import PIXEL_MEAN, PIXEL_STD, Sam
-from samlit.passes import Passes
 from samlit.structures import Batch, Prediction, PromptSet, Scene
+from samlit.training.passes import Passes
+from samlit.weights.layouts import from_sam
 from samlit_decoders.mask import Mask
 from samlit_encoders.vit import Vit
 from samlit_prompts.boxes import Boxes

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from samlit import architecture, catalogue, download, layouts, lora, pieces, tensors
 from samlit.errors import UsageError, did_you_mean, one_line
 from samlit.model import Sam
+from samlit.training import lora
+from samlit.weights import architecture, catalogue, download, layouts, pieces, tensors
 
 __all__ = ["load", "locate", "start_from"]
 
@@ -34,7 +35,7 @@ def locate(weights: str | Path) -> Path:
             f"{weights}: there is no such file of weights, and none are published under that name{near} "
             "(`samlit list weights`; `samlit fit` writes runs/NAME/best.ckpt)"
         )
-    from samlit.progress import bar
+    from samlit.run.progress import bar
 
     with bar() as report:
         return download.fetch(catalogue.find(str(weights)), report)

@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, NamedTuple, NoReturn
 
-from samlit import __version__, ranks, terminal
+from samlit import __version__
 from samlit.errors import SamlitError, UsageError, did_you_mean, one_line
-from samlit.options import EVERYWHERE, ArgumentParser
+from samlit.run import ranks
+from samlit.shell import terminal
+from samlit.shell.options import EVERYWHERE, ArgumentParser
 
 __all__ = ["COMMANDS", "main"]
 
@@ -44,16 +46,16 @@ COMMANDS = {
     ),
     "plan": Command("samlit.plan.command:main", "what a recipe needs and takes: memory, FLOPs, hours, before it runs"),
     "shards": Command("samlit.shards.command:main", "make, check, index and fetch shards in SA-1B's layout"),
-    "evaluate": Command("samlit.evaluate:main", "a task with its published metric, on any data"),
-    "segment": Command("samlit.segment:main", "masks of pictures, from the shell"),
+    "evaluate": Command("samlit.evaluation.evaluate:main", "a task with its published metric, on any data"),
+    "segment": Command("samlit.segment.command:main", "masks of pictures, from the shell"),
     "generate": Command("samlit.generation.command:main", "masks of everything in many images, as SA-1B's shards"),
     "annotate": Command("samlit.annotator.command:main", "masks of a folder's images, by people in the browser"),
-    "clip": Command("samlit.clip_training:main", "train the small CLIP of a recipe with text prompts"),
+    "clip": Command("samlit.text.clip_training:main", "train the small CLIP of a recipe with text prompts"),
     "head": Command(
-        "samlit.head_training:main", "train a head that names masks, for semantic and panoptic segmentation"
+        "samlit.evaluation.head_training:main", "train a head that names masks, for semantic and panoptic segmentation"
     ),
-    "convert": Command("samlit.convert:main", "a checkpoint in pieces to one file, or one file to pieces"),
-    "export": Command("samlit.export:main", "take weights elsewhere: to SAM's own code, transformers, ONNX"),
+    "convert": Command("samlit.weights.convert:main", "a checkpoint in pieces to one file, or one file to pieces"),
+    "export": Command("samlit.export.command:main", "take weights elsewhere: to SAM's own code, transformers, ONNX"),
 }
 
 QUIET = """
@@ -103,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
         0 on success, 2 on a usage error, 130 after Ctrl-C, 1 otherwise.
     """
     if argv is None and "_ARGCOMPLETE" in os.environ:  # the shell asks what may come next
-        from samlit import completion
+        from samlit.shell import completion
 
         completion.complete({name: command.target for name, command in COMMANDS.items()})
     words = list(sys.argv[1:] if argv is None else argv)
@@ -202,7 +204,9 @@ def _usage() -> str:
 
 def list_registered(argv: list[str]) -> int:
     """`samlit list [KIND] [--json]`: names, what they are, and the package that each came from."""
-    from samlit import catalogue, plugins, recipe, suite
+    from samlit import plugins, recipe
+    from samlit.evaluation import suite
+    from samlit.weights import catalogue
 
     what = (
         "What is there: plug-ins, recipes, published weights, and the data sets that the paper judges single points on."
@@ -269,7 +273,8 @@ def _told(row: dict[str, Any]) -> str:
 
 def run_recipe(argv: list[str]) -> int:
     """`samlit fit|validate|test`: every name is resolved first, and only then torch is imported."""
-    from samlit import arguments, recipe
+    from samlit import recipe
+    from samlit.shell import arguments
 
     command, *rest = argv
     line = arguments.read(rest)

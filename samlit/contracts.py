@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samlit.faults import Damaged
-from samlit.order import Order, Shuffled
+from samlit.loading.order import Order, Shuffled
 from samlit.structures import Embedding, Prediction, PromptSet, Ragged, Result, Sample, Scene
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
-from samlit.augment import Augment
 from samlit.contracts import Source
-from samlit.embedding_cache import Embeddings, keep
 from samlit.errors import UsageError
-from samlit.loader import Loader, rank_and_world
+from samlit.loading.augment import Augment
+from samlit.loading.embedding_cache import Embeddings, keep
+from samlit.loading.loader import Loader, rank_and_world
+from samlit.loading.quarantine import Quarantine
 from samlit.model import Sam
-from samlit.quarantine import Quarantine
 
 __all__ = ["SamData"]
 
@@ -93,7 +93,7 @@ class SamData(pl.LightningDataModule):
         """
         if self._prepared:
             return
-        from samlit.progress import bar
+        from samlit.run.progress import bar
 
         if testing is None:
             testing = self.trainer is not None and self.trainer.state.fn == "test"
@@ -126,7 +126,7 @@ class SamData(pl.LightningDataModule):
         """
         if self.embeddings is None:
             return
-        from samlit.progress import bar
+        from samlit.run.progress import bar
 
         rank, world = rank_and_world()
         for source in (self.source, self.validation, self.forgetting):

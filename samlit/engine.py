@@ -15,17 +15,19 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from samlit import arguments, launch, parallel, plugins, ranks, terminal
-from samlit.checkpointing import PREVIOUS, AtomicIO, Checkpoints, damage
+from samlit import parallel, plugins
 from samlit.datamodule import SamData
 from samlit.errors import SamlitError, UsageError, one_line
-from samlit.loggers import Csv, Tensorboard
 from samlit.module import SamModule
-from samlit.parser import Parser, page
-from samlit.progress import ProgressBar
-from samlit.report import Report
-from samlit.signals import Ended, Signals
-from samlit.speed import Speed
+from samlit.run import launch, ranks
+from samlit.run.checkpointing import PREVIOUS, AtomicIO, Checkpoints, damage
+from samlit.run.loggers import Csv, Tensorboard
+from samlit.run.progress import ProgressBar
+from samlit.run.report import Report
+from samlit.run.signals import Ended, Signals
+from samlit.run.speed import Speed
+from samlit.shell import arguments, terminal
+from samlit.shell.parser import Parser, page
 from samlit.tracking import Tracking, Wandb
 
 __all__ = ["SamCLI", "run"]

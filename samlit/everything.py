@@ -10,12 +10,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from samlit import frames, rle
-from samlit.answers import Answers
 from samlit.contracts import Task
+from samlit.evaluation.answers import Answers
+from samlit.loading import frames
 from samlit.loop import drive
+from samlit.masks import rle
+from samlit.masks.rle import Rle
 from samlit.model import Sam
-from samlit.rle import Rle
 from samlit.structures import Prediction, PromptSet, Sample, Scene
 
 __all__ = ["Found", "find"]

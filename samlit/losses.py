@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from samlit.focal_dice import compared
 from samlit.structures import Prediction
+from samlit.training.focal_dice import compared
 
 __all__ = ["Losses", "Terms"]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from samlit.counting import pixels
+from samlit.masks.counting import pixels
 
 __all__ = ["Collected", "MeanByName", "mask_iou"]
 

@@ -11,25 +11,26 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from samlit import frames, freezing
-from samlit.answers import Answers
-from samlit.calibration import Calibration, Reliability, shown_ious
 from samlit.checkpoints import start_from
-from samlit.compiling import compile_parts
 from samlit.contracts import Decoder, Encoder, Prompt, Task
 from samlit.datamodule import SamData
 from samlit.errors import UsageError
+from samlit.evaluation.answers import Answers
+from samlit.evaluation.calibration import Calibration, Reliability, shown_ious
+from samlit.loading import frames
 from samlit.loop import Round, drive
-from samlit.lora import Lora
 from samlit.losses import Losses, Terms
-from samlit.memory import ENCODER, needing
 from samlit.model import Sam
-from samlit.optim import Optim
 from samlit.parallel import closing, is_sharded, shard
-from samlit.passes import Passes
-from samlit.steps import Steps
+from samlit.run.tally import Tally
 from samlit.structures import Batch, Embedding, Prediction, PromptSet, Result, Scene
-from samlit.tally import Tally
+from samlit.training import freezing
+from samlit.training.compiling import compile_parts
+from samlit.training.lora import Lora
+from samlit.training.memory import ENCODER, needing
+from samlit.training.optim import Optim
+from samlit.training.passes import Passes
+from samlit.training.steps import Steps
 
 __all__ = ["SamModule"]
 

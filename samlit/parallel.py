@@ -18,12 +18,13 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
-from samlit import pieces, ranks
-from samlit.checkpointing import LAST, PREVIOUS, AtomicIO, plain
 from samlit.errors import SamlitError
-from samlit.launch import Launcher
 from samlit.model import Sam
+from samlit.run import ranks
+from samlit.run.checkpointing import LAST, PREVIOUS, AtomicIO, plain
+from samlit.run.launch import Launcher
 from samlit.structures import Embedding
+from samlit.weights import pieces
 
 __all__ = ["Replicated", "Sharded", "closing", "is_sharded", "named", "shard"]
 

@@ -15,11 +15,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from samlit import checkpoints, everything, frames, images, plugins
+from samlit import checkpoints, everything, plugins
 from samlit.contracts import Task
 from samlit.embeddings import Embedded, fingerprint
 from samlit.errors import did_you_mean
 from samlit.everything import Found
+from samlit.loading import frames, images
 from samlit.model import Sam
 from samlit.structures import Embedding, PromptSet, Ragged, Sample
 

@@ -47,8 +47,8 @@ SLOTS = {
 
 # What `trainer.logger` may be called, one or a list of them, and the package that it needs where samlit does not.
 LOGGERS = {
-    "csv": ("samlit.loggers.Csv", ""),
-    "tensorboard": ("samlit.loggers.Tensorboard", "tensorboard"),
+    "csv": ("samlit.run.loggers.Csv", ""),
+    "tensorboard": ("samlit.run.loggers.Tensorboard", "tensorboard"),
     "wandb": ("samlit.tracking.Wandb", ""),
 }
 
@@ -60,12 +60,12 @@ SECTIONS = {
     "model": ("samlit.module", "SamModule"),
     "data": ("samlit.datamodule", "SamData"),
     "trainer": ("lightning.pytorch.trainer.trainer", "Trainer"),
-    "speed": ("samlit.speed", "Speed"),
-    "report": ("samlit.report", "Report"),
+    "speed": ("samlit.run.speed", "Speed"),
+    "report": ("samlit.run.report", "Report"),
     "tracking": ("samlit.tracking", "Tracking"),
-    "checkpoints": ("samlit.checkpointing", "Checkpoints"),
-    "signals": ("samlit.signals", "Signals"),
-    "progress": ("samlit.progress", "ProgressBar"),
+    "checkpoints": ("samlit.run.checkpointing", "Checkpoints"),
+    "signals": ("samlit.run.signals", "Signals"),
+    "progress": ("samlit.run.progress", "ProgressBar"),
 }
 OPTIONS = ("config", "seed_everything", "ckpt_path", "weights_only", "verbose", "return_predictions")
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from samlit.faults import blaming
-from samlit.images import Encoded
 from samlit.kept import Kept
-from samlit.rle import Rle
+from samlit.loading.images import Encoded
+from samlit.masks.rle import Rle
 
 if TYPE_CHECKING:
     from samlit.contracts import Prompt

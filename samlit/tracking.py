@@ -17,14 +17,15 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
-from samlit import curves, pictures, terminal
-from samlit.calibration import Reliability
+from samlit.drawing import curves, pictures
 from samlit.errors import one_line
-from samlit.examples import Examples, Played
+from samlit.evaluation.calibration import Reliability
 from samlit.module import SamModule
-from samlit.report import Report
+from samlit.run.examples import Examples, Played
+from samlit.run.report import Report
+from samlit.run.tables import as_image, as_images, as_table
+from samlit.shell import terminal
 from samlit.structures import Batch
-from samlit.tables import as_image, as_images, as_table
 
 __all__ = ["Tracking", "Wandb", "logged_in"]
 

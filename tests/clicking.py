@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from samlit import frames, rle
+from samlit.loading import frames
+from samlit.masks import rle
 from samlit.structures import Prediction, Sample, Scene
 from samlit_prompts.boxes import Boxes
 from samlit_prompts.masks import Masks

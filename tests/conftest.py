@@ -153,7 +153,7 @@ def decoder(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def mobile_graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The graphs of MobileSAM's real weights, made once for all processes of the tests."""
-    from samlit import onnx_export
+    from samlit.export import onnx as onnx_export
     from samlit.generation.claims import claimed
     from tests import official
 

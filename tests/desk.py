@@ -14,8 +14,10 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-from samlit import catalogue, export, rle
+from samlit.export import command as export
+from samlit.masks import rle
 from samlit.model import Sam
+from samlit.weights import catalogue
 from samlit_decoders.mask import Mask
 from samlit_encoders.tiny_vit import TinyVit
 from samlit_encoders.vit import Vit

@@ -6,9 +6,9 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 
-from samlit import rle
 from samlit.contracts import Source
 from samlit.datamodule import SamData
+from samlit.masks import rle
 from samlit.module import SamModule
 from samlit.structures import Sample
 from samlit_decoders.mask import Mask

@@ -2,7 +2,7 @@
 
 import torch
 
-from samlit.detection import Annotations
+from samlit.evaluation.detection import Annotations
 from samlit_tasks.clicks import Clicks
 from samlit_tasks.edges import Edges
 from samlit_tasks.foreground import Foreground

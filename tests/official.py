@@ -9,8 +9,8 @@ from segment_anything.modeling import Sam as OfficialSam
 from segment_anything.utils.onnx import SamOnnxModel
 from torch import nn
 
-from samlit.layouts import from_sam
 from samlit.model import PIXEL_MEAN, PIXEL_STD, Sam
+from samlit.weights.layouts import from_sam
 from samlit_decoders.mask import Mask
 from samlit_encoders.tiny_vit import TinyVit
 from samlit_encoders.vit import Vit

@@ -14,14 +14,14 @@ import lightning.pytorch as pl
 import torch
 from torch.distributed.tensor import DTensor
 
-from samlit.checkpointing import AtomicIO
 from samlit.contracts import Task
 from samlit.datamodule import SamData
-from samlit.lora import Lora
 from samlit.module import SamModule
-from samlit.optim import Optim
 from samlit.parallel import Replicated, Sharded
+from samlit.run.checkpointing import AtomicIO
 from samlit.structures import PromptSet, Ragged, Sample
+from samlit.training.lora import Lora
+from samlit.training.optim import Optim
 from samlit_decoders.mask import Mask
 from samlit_encoders.vit import Vit
 from samlit_prompts.boxes import Boxes

@@ -10,8 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from samlit import cli, frames, rle
+from samlit import cli
+from samlit.loading import frames
 from samlit.loop import drive
+from samlit.masks import rle
 from samlit.structures import Prediction, Sample, Scene
 from samlit_prompts.points import Points
 

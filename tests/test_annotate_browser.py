@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samlit import rle
+from samlit.masks import rle
 from samlit.predictor import Predictor
 
 pytest.importorskip("starlette", reason="the annotator needs starlette: pip install 'samlit[annotate]'")

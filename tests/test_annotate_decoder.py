@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from samlit import onnx_export
 from samlit.annotator import assets, graphs
 from samlit.annotator.server import Annotator
 from samlit.annotator.store import Store
 from samlit.errors import SamlitError
+from samlit.export import onnx as onnx_export
 from samlit.predictor import InFrame, Predictor
 from tests import official
 from tests.conftest import MOBILE_SAM

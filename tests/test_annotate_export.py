@@ -8,9 +8,10 @@ from PIL import Image
 from pycocotools import mask as official
 from pycocotools.coco import COCO
 
-from samlit import cli, rle
+from samlit import cli
 from samlit.annotator import changes
 from samlit.annotator.store import Store
+from samlit.masks import rle
 from samlit_sources.coco import Coco
 
 SIZE = (20, 30)

@@ -10,13 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from samlit import cli, images, rle
+from samlit import cli
 from samlit.annotator import guard, report
 from samlit.annotator.boxes import Boxes
 from samlit.annotator.proposals import Proposal
 from samlit.annotator.server import Annotator
 from samlit.annotator.store import Store
 from samlit.errors import SamlitError
+from samlit.loading import images
+from samlit.masks import rle
 from samlit.predictor import InFrame, Predictor
 
 with warnings.catch_warnings():  # of the versions of httpx that it takes

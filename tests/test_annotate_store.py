@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samlit import rle
 from samlit.annotator import changes
 from samlit.annotator.ahead import Ahead
 from samlit.annotator.store import Conflict, Store
 from samlit.errors import SamlitError
 from samlit.faults import Damaged
+from samlit.masks import rle
 
 ROOT = Path(__file__).parents[1]
 SIZE = (20, 30)

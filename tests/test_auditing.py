@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samlit import cli, rle
+from samlit import cli
 from samlit.annotator import changes
 from samlit.annotator.store import Store as Annotations
-from samlit.rle import Rle
+from samlit.masks import rle
+from samlit.masks.rle import Rle
 from samlit.shards import auditing
 from samlit.shards.records import Annotation, Record
 from samlit.shards.store import Store

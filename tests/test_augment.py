@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from samlit import frames, rle
-from samlit.augment import Augment
+from samlit.loading import frames
+from samlit.loading.augment import Augment
+from samlit.masks import rle
 from samlit.structures import Sample
 
 SIDE = 32

@@ -1,6 +1,6 @@
 """What long work says of itself where there is no terminal."""
 
-from samlit import bars
+from samlit.shell import bars
 
 
 def test_a_log_gets_a_line_now_and_then_and_one_at_the_end(monkeypatch, capsys):

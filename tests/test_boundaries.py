@@ -12,8 +12,9 @@ from PIL import Image
 from scipy.io import loadmat
 from scipy.optimize import linear_sum_assignment
 
-from samlit import boundaries, rle
+from samlit.evaluation import boundaries
 from samlit.loop import drive
+from samlit.masks import rle
 from samlit.structures import Sample
 from samlit_tasks._automatic import Automatic
 from samlit_tasks.edges import Edges

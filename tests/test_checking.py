@@ -19,12 +19,13 @@ import cv2
 import numpy as np
 import pytest
 
-from samlit import download, rle
 from samlit.errors import SamlitError, UsageError
-from samlit.rle import Rle
+from samlit.masks import rle
+from samlit.masks.rle import Rle
 from samlit.shards import blobs, checking, getting, indexing, manifest, writing
 from samlit.shards.records import Annotation, Record
 from samlit.shards.store import Store
+from samlit.weights import download
 from tests.serving import Server, serving
 
 

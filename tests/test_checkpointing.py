@@ -8,9 +8,9 @@ import warnings
 import pytest
 import torch
 
-from samlit.checkpointing import AtomicIO, Checkpoints
 from samlit.engine import newest_checkpoint
 from samlit.errors import SamlitError
+from samlit.run.checkpointing import AtomicIO, Checkpoints
 from tests import fitting
 
 pytestmark = fitting.lightning_warnings
@@ -19,7 +19,7 @@ FAULTS = """
 import os, resource, signal, sys
 from pathlib import Path
 import torch
-from samlit.checkpointing import AtomicIO
+from samlit.run.checkpointing import AtomicIO
 from samlit.errors import SamlitError
 
 io, path = AtomicIO(), sys.argv[1]

@@ -8,12 +8,12 @@ import pytest
 import safetensors.torch
 import torch
 
-from samlit import layouts
-from samlit.checkpointing import Checkpoints
 from samlit.checkpoints import load, start_from
 from samlit.contracts import Encoder
 from samlit.errors import UsageError
 from samlit.model import Sam
+from samlit.run.checkpointing import Checkpoints
+from samlit.weights import layouts
 from samlit_decoders.mask import Mask
 from samlit_encoders.vit import Vit
 from samlit_prompts.boxes import Boxes

@@ -104,7 +104,7 @@ def test_a_help_page_is_short_at_its_beginning_grouped_and_has_an_example(
 
 
 def test_the_pages_of_lightnings_commands_say_how_plugins_are_asked_about() -> None:
-    from samlit import parser
+    from samlit.shell import parser
 
     for command in LIGHTNING:
         page = parser.page(command)[command]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from samlit import clicks
+from samlit.masks import clicks
 
 IRREGULAR = """
 .....##..

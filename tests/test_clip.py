@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from samlit import cli, clip, clip_training
-from samlit.clip import Clip, build, encode_images
-from samlit.crops import cut
+from samlit import cli
 from samlit.errors import UsageError
-from samlit.phrases import Phrases
 from samlit.structures import Batch
+from samlit.text import clip, clip_training
+from samlit.text.clip import Clip, build, encode_images
+from samlit.text.crops import cut
+from samlit.text.phrases import Phrases
 from samlit_sources.shapes import Shapes
 
 SMALL = {

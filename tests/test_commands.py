@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from samlit import cli, download
+from samlit import cli
 from samlit.errors import SamlitError
+from samlit.weights import download
 from samlit_sources.shapes import Shapes
 from tests.documents import DOCUMENTS, ROOT, blocks, outside
 

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from samlit.compiling import arguments, compile_parts
 from samlit.errors import UsageError
 from samlit.module import SamModule
+from samlit.training.compiling import arguments, compile_parts
 from tests import fitting
 from tests.test_module import batch_of, tight
 

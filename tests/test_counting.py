@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from samlit import counting
+from samlit.masks import counting
 
 
 @pytest.mark.parametrize("near", [1, 60, 2**18])

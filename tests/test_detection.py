@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from samlit import rle
-from samlit.detection import Annotations, average_precision, average_recall, groups, read_boxes
+from samlit.evaluation.detection import Annotations, average_precision, average_recall, groups, read_boxes
 from samlit.loop import drive
+from samlit.masks import rle
 from samlit_tasks._automatic import Automatic
 from samlit_tasks.instances import Instances
 from samlit_tasks.proposals import Proposals

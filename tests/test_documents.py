@@ -32,7 +32,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samlit import cli, rle
+from samlit import cli
+from samlit.masks import rle
 from samlit.predictor import Predictor
 from samlit_sources.shapes import Shapes
 from tests import desk

@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import pytest
 
-from samlit import catalogue, checkpoints, cli, download
-from samlit.catalogue import Published
+from samlit import checkpoints, cli
 from samlit.errors import SamlitError, UsageError
+from samlit.weights import catalogue, download
+from samlit.weights.catalogue import Published
 
 BODY = bytes(range(256)) * 20_000  # five pieces
 

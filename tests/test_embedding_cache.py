@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from samlit.augment import Augment
 from samlit.datamodule import SamData
-from samlit.embedding_cache import keep
 from samlit.errors import SamlitError, UsageError
 from samlit.faults import Damaged
-from samlit.images import Encoded
-from samlit.loader import Loader, _Ask, _Batch
+from samlit.loading.augment import Augment
+from samlit.loading.embedding_cache import keep
+from samlit.loading.images import Encoded
+from samlit.loading.loader import Loader, _Ask, _Batch
 from samlit.structures import Sample
 from tests import fitting
 

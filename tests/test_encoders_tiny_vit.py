@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from samlit.model import Sam
-from samlit.optim import Optim
 from samlit.structures import PromptSet, Ragged
+from samlit.training.optim import Optim
 from samlit_decoders.mask import Mask
 from samlit_encoders.tiny_vit import TinyVit
 from samlit_prompts.points import Points

@@ -4,8 +4,9 @@ import pytest
 import torch
 from jsonargparse import Namespace
 
-from samlit import arguments, cli, engine
+from samlit import cli, engine
 from samlit.errors import UsageError
+from samlit.shell import arguments
 from tests.conftest import RECIPE
 from tests.fitting import module
 

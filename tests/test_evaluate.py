@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from samlit import checkpoints, cli, evaluate, frames
-from samlit.answers import Answers
+from samlit import checkpoints, cli
 from samlit.errors import UsageError
+from samlit.evaluation import evaluate
+from samlit.evaluation.answers import Answers
+from samlit.loading import frames
 from samlit.loop import drive
 from samlit.structures import Sample, Scene
 from samlit_tasks.boxes import Boxes

@@ -10,9 +10,11 @@ from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.utils.amg import remove_small_regions
 
-from samlit import cli, everything, frames, rle
-from samlit.answers import Answers
+from samlit import cli, everything
+from samlit.evaluation.answers import Answers
+from samlit.loading import frames
 from samlit.loop import drive
+from samlit.masks import rle
 from samlit.predictor import Predictor
 from samlit.structures import PromptSet, Ragged, Scene
 from samlit_tasks._automatic import Automatic, _without_small

@@ -10,9 +10,11 @@ import torch
 from torch import nn
 from transformers import SamModel, SamProcessor
 
-from samlit import atomic, checkpoints, cli, export, layouts
+from samlit import atomic, checkpoints, cli
+from samlit.export import command as export
 from samlit.model import Sam
 from samlit.predictor import Predictor
+from samlit.weights import layouts
 from samlit_decoders.hq import Hq
 from samlit_decoders.mask import Mask
 from samlit_encoders.vit import Vit

@@ -2,7 +2,7 @@
 
 import pytest
 
-from samlit.finding import Found, best_threshold, judge
+from samlit.evaluation.finding import Found, best_threshold, judge
 
 
 def test_several_one_and_none():

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from samlit import rle
 from samlit.datamodule import SamData
+from samlit.masks import rle
 from samlit.metrics import mask_iou
-from samlit.report import Report
+from samlit.run.report import Report
 from samlit.structures import PromptSet, Ragged
 from samlit_tasks._automatic import Automatic
 from samlit_tasks.boxes import Boxes

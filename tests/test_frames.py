@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
-from samlit import frames, rle
-from samlit.augment import Augment
-from samlit.images import Encoded
+from samlit.loading import frames
+from samlit.loading.augment import Augment
+from samlit.loading.images import Encoded
+from samlit.masks import rle
 from samlit.structures import Sample
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from samlit import freezing
 from samlit.errors import UsageError
+from samlit.training import freezing
 from samlit_encoders.tiny_vit import TinyVit
 from tests import fitting
 

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samlit import cli, rle
+from samlit import cli
 from samlit.generation import command
 from samlit.generation.claims import claimed
 from samlit.generation.folder import Images
-from samlit.rle import Rle
+from samlit.masks import rle
+from samlit.masks.rle import Rle
 from samlit_sources.sa1b import Sa1b
 from tests.test_predictor_official import MOBILE_SAM, SHARED, needs_mobile_sam, picture
 

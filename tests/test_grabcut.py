@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from samlit import rle
-from samlit.grabcut import grabcut, iou_from_boxes
+from samlit.evaluation.grabcut import grabcut, iou_from_boxes
+from samlit.masks import rle
 from samlit.structures import Batch
 from samlit_sources.coco import Coco
 

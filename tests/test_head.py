@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from samlit import cli, rle
-from samlit.head import Head, features, fit
+from samlit import cli
+from samlit.evaluation.head import Head, features, fit
 from samlit.loop import drive
+from samlit.masks import rle
 from samlit.structures import Embedding
 from samlit_tasks.panoptic import Panoptic
 from samlit_tasks.semantic import Semantic

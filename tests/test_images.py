@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from samlit.faults import Damaged
-from samlit.images import Encoded
+from samlit.loading.images import Encoded
 
 
 def picture(rows, columns, seed=0):

@@ -10,7 +10,7 @@ from faster_coco_eval.core import mask as official
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samlit import rle
+from samlit.masks import rle
 
 
 @given(

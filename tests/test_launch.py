@@ -11,7 +11,7 @@ import time
 import pytest
 from torch.distributed import DistBackendError, TCPStore
 
-from samlit import launch, ranks
+from samlit.run import launch, ranks
 from tests import conftest
 
 NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_JOB_NAME", "SAMLIT_COLOR")
@@ -258,7 +258,7 @@ def test_a_killed_rank_ends_the_run_with_the_reason_and_two_machines_go_on(start
     ]  # fmt: skip
     told = [node.communicate(timeout=200)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], "\n".join(told)
-    from samlit.checkpointing import AtomicIO
+    from samlit.run.checkpointing import AtomicIO
 
     assert (tmp_path / "runs" / "last.ckpt").is_file()
     assert AtomicIO().load_checkpoint(tmp_path / "runs" / "last.ckpt")["global_step"] == 5
@@ -274,7 +274,7 @@ def test_torchrun_starts_a_killed_run_again_and_it_goes_on(start, tmp_path):
     said = one.communicate(timeout=200)[0]
     assert one.returncode == 0, said
     assert "no checkpoint in 'runs' yet: from the start" in said
-    from samlit import pieces
+    from samlit.weights import pieces
 
     assert pieces.read(tmp_path / "runs" / "last.ckpt")["global_step"] == 5
     assert (tmp_path / "ended").exists()

@@ -21,7 +21,7 @@ KERNEL = {
 }
 PLUGINS = {f"{f.parent.name}.{f.stem}": f for root in ("registry", "data") for f in sorted(ROOT.glob(f"{root}/*/*.py"))}
 MACHINE = {f"samlit.{name}" for name in ("cli", "engine", "module", "datamodule", "plugins", "recipe")}
-MODEL = {f"samlit.{name}" for name in ("model", "layers", "losses", "optim")}
+MODEL = {f"samlit.{name}" for name in ("model", "layers", "losses", "training.optim")}
 PLUGIN_PACKAGE = re.compile(r"\bsamlit_(encoders|prompts|decoders|tasks|sources)\b")
 
 
@@ -110,7 +110,7 @@ def test_a_planted_fault_is_found(module: str, text: str) -> None:
         ("samlit.model", '"""Like samlit_encoders.vit."""\nfrom samlit.layers import MLP'),
         ("samlit_prompts.lasso", "from samlit import clicks\nfrom samlit.contracts import Prompt\nimport torch"),
         ("samlit_prompts.lasso", "from samlit_prompts.points import Points"),
-        ("samlit_sources.folder", "from samlit.contracts import Source\nfrom samlit.rle import encode"),
+        ("samlit_sources.folder", "from samlit.contracts import Source\nfrom samlit.masks.rle import encode"),
     ],
 )
 def test_what_is_allowed_is_no_fault(module: str, text: str) -> None:

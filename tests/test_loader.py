@@ -13,10 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samlit import frames, rle
-from samlit.augment import Augment
 from samlit.contracts import Source
-from samlit.loader import Loader
+from samlit.loading import frames
+from samlit.loading.augment import Augment
+from samlit.loading.loader import Loader
+from samlit.masks import rle
 from samlit.structures import Sample
 
 SIDE = 16
@@ -375,7 +376,7 @@ WORKERS_OF_A_KILLED_PROCESS = """
 import os, signal, sys
 import numpy as np
 from samlit.contracts import Source
-from samlit.loader import Loader
+from samlit.loading.loader import Loader
 from samlit.structures import Sample
 
 class Large(Source):

@@ -4,9 +4,10 @@ import csv
 
 import pytest
 
-from samlit import arguments, recipe
+from samlit import recipe
 from samlit.errors import UsageError
-from samlit.loggers import Csv
+from samlit.run.loggers import Csv
+from samlit.shell import arguments
 
 
 def table(folder):
@@ -68,7 +69,7 @@ def test_tensorboard_writes_into_the_runs_folder(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from samlit.loggers import Tensorboard
+    from samlit.run.loggers import Tensorboard
 
     logger = Tensorboard()
     logger.live_in(str(tmp_path / "run"))
@@ -86,9 +87,9 @@ def test_tensorboard_writes_into_the_runs_folder(tmp_path):
 @pytest.mark.parametrize(
     ("typed", "class_paths"),
     [
-        ("csv", ["samlit.loggers.Csv"]),
+        ("csv", ["samlit.run.loggers.Csv"]),
         ("wandb", ["samlit.tracking.Wandb"]),
-        ("[wandb, csv]", ["samlit.tracking.Wandb", "samlit.loggers.Csv"]),
+        ("[wandb, csv]", ["samlit.tracking.Wandb", "samlit.run.loggers.Csv"]),
         ("lightning.pytorch.loggers.CSVLogger", ["lightning.pytorch.loggers.CSVLogger"]),
         ("{class_path: wandb, init_args: {project: cells}}", ["samlit.tracking.Wandb"]),
     ],

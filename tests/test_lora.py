@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from samlit import checkpoints, export
+from samlit import checkpoints
 from samlit.errors import UsageError
-from samlit.lora import Lora, is_added, merged
+from samlit.export import command as export
 from samlit.model import Sam
 from samlit.structures import PromptSet, Ragged
+from samlit.training.lora import Lora, is_added, merged
 from samlit_decoders.mask import Mask
 from samlit_encoders.timm import Timm
 from samlit_encoders.tiny_vit import TinyVit

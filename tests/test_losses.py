@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from samlit import focal_dice
-from samlit.focal_dice import compared
 from samlit.losses import Losses
 from samlit.metrics import MeanByName, mask_iou
 from samlit.structures import Prediction
+from samlit.training import focal_dice
+from samlit.training.focal_dice import compared
 
 
 def some(*shape, seed=0, scale=3.0):

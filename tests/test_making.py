@@ -22,12 +22,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samlit import cli, rle
+from samlit import cli
 from samlit.contracts import Source
 from samlit.errors import SamlitError
 from samlit.faults import Damaged
-from samlit.images import Encoded
-from samlit.rle import Rle
+from samlit.loading.images import Encoded
+from samlit.masks import rle
+from samlit.masks.rle import Rle
 from samlit.shards import command, conversion, making, manifest
 from samlit.structures import Sample
 from samlit_sources.bsds import Bsds

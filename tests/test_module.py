@@ -12,12 +12,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from samlit import frames
 from samlit.contracts import Task
-from samlit.examples import Examples
+from samlit.loading import frames
 from samlit.metrics import MeanByName
 from samlit.module import SamModule
-from samlit.speed import Speed
+from samlit.run.examples import Examples
+from samlit.run.speed import Speed
 from samlit.structures import PromptSet, Ragged
 from samlit_encoders.vit import Vit
 from tests import fitting, judging

@@ -13,9 +13,11 @@ from onnxruntime import InferenceSession
 from segment_anything.utils.onnx import SamOnnxModel
 from torch import nn
 
-from samlit import cli, export, onnx_export
+from samlit import cli
 from samlit.errors import UsageError
-from samlit.graphs import Answer, Official, Prepare
+from samlit.export import command as export
+from samlit.export import onnx as onnx_export
+from samlit.export.graphs import Answer, Official, Prepare
 from samlit.model import Sam
 from samlit.structures import Embedding
 from samlit_decoders.mask import Mask

@@ -9,8 +9,8 @@ from torch import distributed as dist
 from torch import nn
 
 from samlit.model import Sam
-from samlit.muon import Muon, _deal, orthogonal
-from samlit.optim import Optim
+from samlit.training.muon import Muon, _deal, orthogonal
+from samlit.training.optim import Optim
 from samlit_decoders.mask import Mask
 from samlit_encoders.vit import Vit
 from samlit_prompts.boxes import Boxes

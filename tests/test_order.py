@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samlit.order import Mixed, Shuffled
+from samlit.loading.order import Mixed, Shuffled
 
 sizes = st.lists(st.integers(0, 30), min_size=1, max_size=8).filter(any)
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from samlit import cli, rle, tracing
+from samlit import cli
+from samlit.evaluation.originals import Truths
 from samlit.loop import drive
-from samlit.originals import Truths
+from samlit.masks import rle, tracing
 from samlit.structures import Prediction, Sample
 from samlit_tasks.boxes import Boxes as BoxTask
 from samlit_tasks.points import Points as PointTask
@@ -201,7 +202,7 @@ def test_at_their_own_size_first_clicks_are_random_where_that_is_wanted():
 def test_many_masks_are_asked_about_in_portions(monkeypatch):
     view = scene(samples(count=5))
     whole = drive(PointTask((1, 2)), view, Noisy(view, 0.0))
-    monkeypatch.setattr("samlit.originals.AT_ONCE", 3)
+    monkeypatch.setattr("samlit.evaluation.originals.AT_ONCE", 3)
     model = Noisy(view, 0.0)
     again = drive(PointTask((1, 2)), view, model)
     assert max(len(asked) for asked in model.asked) <= 6

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from samlit import parallel
-from samlit.checkpointing import AtomicIO
 from samlit.datamodule import SamData
 from samlit.errors import UsageError
 from samlit.parallel import Replicated, Sharded
+from samlit.run.checkpointing import AtomicIO
 from tests import conftest, fitting, sharing
 
 pytestmark = fitting.lightning_warnings

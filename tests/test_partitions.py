@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from samlit import frames, partitions, rle
+from samlit.evaluation import partitions
+from samlit.loading import frames
 from samlit.loop import drive
+from samlit.masks import rle
 from samlit.structures import Sample, Scene
 from samlit_prompts.points import Points
 from samlit_tasks import superpixels

@@ -7,13 +7,13 @@ from collections import Counter
 import pytest
 import torch
 
-from samlit import frames
 from samlit.contracts import Task
+from samlit.loading import frames
 from samlit.loop import drive
 from samlit.losses import Losses
 from samlit.model import Sam
-from samlit.passes import Passes
 from samlit.structures import PromptSet, Scene
+from samlit.training.passes import Passes
 from samlit_decoders.mask import Mask
 from samlit_encoders.vit import Vit
 from samlit_prompts.boxes import Boxes

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from samlit import curves, pictures
-from samlit.calibration import Reliability
-from samlit.examples import Answer, Example, Examples, answered, chosen
+from samlit.drawing import curves, pictures
+from samlit.evaluation.calibration import Reliability
+from samlit.run.examples import Answer, Example, Examples, answered, chosen
 from samlit.structures import Batch
 from tests import fitting
 

@@ -12,10 +12,11 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Shard
 
-from samlit import checkpoints, cli, pieces
-from samlit.checkpointing import AtomicIO, damage
+from samlit import checkpoints, cli
 from samlit.engine import newest_checkpoint
 from samlit.errors import SamlitError
+from samlit.run.checkpointing import AtomicIO, damage
+from samlit.weights import pieces
 
 STATE = {
     "global_step": 3,

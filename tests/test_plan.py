@@ -16,14 +16,13 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-import samlit.focal_dice
 import samlit.model
+import samlit.training.focal_dice
 import samlit_decoders.mask
 from samlit.cli import main
 from samlit.contracts import Task
 from samlit.errors import UsageError
 from samlit.module import SamModule
-from samlit.optim import Optim
 from samlit.plan import gpus
 from samlit.plan.advice import _trials
 from samlit.plan.budget import SPARE, Run, memory, most, speed
@@ -33,6 +32,7 @@ from samlit.plan.meter import Meter, Work
 from samlit.plan.recipe import Recipe
 from samlit.plan.step import Load, kept, measure, schedule, take
 from samlit.structures import Batch
+from samlit.training.optim import Optim
 from samlit_decoders import _looks
 from samlit_decoders.mask import Mask
 from samlit_encoders import _attention
@@ -85,8 +85,8 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samlit_decoders.mask, "_learns", lambda cells: False)
     monkeypatch.setattr(_looks, "_by_hand", lambda cells: False)
     monkeypatch.setattr(samlit.model, "_all", lambda valid: False)
-    monkeypatch.setattr(samlit.focal_dice, "NEAR", samlit.focal_dice.FAR)
-    monkeypatch.setattr(samlit.focal_dice, "_in_one_pass", lambda *_: False)
+    monkeypatch.setattr(samlit.training.focal_dice, "NEAR", samlit.training.focal_dice.FAR)
+    monkeypatch.setattr(samlit.training.focal_dice, "_in_one_pass", lambda *_: False)
 
 
 BYTES = ("kept", "answer", "passing", "returning", "returning_with_gradients")

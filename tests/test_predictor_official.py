@@ -8,8 +8,8 @@ import pytest
 import torch
 from segment_anything import SamPredictor
 
-from samlit import clicks, rle
-from samlit.evaluate import evaluate
+from samlit.evaluation.evaluate import evaluate
+from samlit.masks import clicks, rle
 from samlit.metrics import mask_iou
 from samlit.predictor import Predictor
 from samlit_sources.coco import Coco

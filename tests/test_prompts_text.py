@@ -10,13 +10,13 @@ from PIL import Image
 from torch.nn import functional as F
 
 from samlit import cli
-from samlit.clip import build
 from samlit.contracts import Frame, Sparse
 from samlit.errors import UsageError
 from samlit.layers import PositionCode
 from samlit.loop import drive
 from samlit.model import Sam
 from samlit.structures import Batch, Embedding, Prediction, PromptSet, Ragged, Scene
+from samlit.text.clip import build
 from samlit_decoders.mask import Mask
 from samlit_encoders.vit import Vit
 from samlit_prompts.points import Points

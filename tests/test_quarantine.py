@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from samlit import rle
 from samlit.contracts import Source
 from samlit.datamodule import SamData
 from samlit.errors import SamlitError
 from samlit.faults import CAUSES, Damaged, blaming
-from samlit.images import Encoded
-from samlit.loader import Loader
-from samlit.quarantine import Quarantine
+from samlit.loading.images import Encoded
+from samlit.loading.loader import Loader
+from samlit.loading.quarantine import Quarantine
+from samlit.masks import rle
 from samlit.structures import Sample
 from tests.fitting import lightning_warnings, module, trainer
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samlit import rle
+from samlit.masks import rle
 from tests.documents import DOCUMENTS, ROOT
 
 
@@ -21,9 +21,15 @@ def test_ci_runs_the_tests_as_the_readme_says() -> None:
 
 def test_the_tree_in_the_readme_is_there() -> None:
     blocks = re.findall(r"^```text\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
-    paths = [line.split()[0] for block in blocks for line in block.splitlines()]
-    assert len(paths) > 5
-    assert not [path for path in paths if not (ROOT / path).exists()]
+    paths, above = [], ""
+    for line in "".join(blocks).splitlines():
+        inside = line.startswith(" ")
+        above = above if inside else line.split()[0]
+        paths += [(above if inside else "") + path for path in re.findall(r"(?:^|(?<= ))([a-z]+/)(?= )", line)]
+    assert {"samlit/", "samlit/masks/", "samlit/drawing/", "docs/"} <= set(paths)
+    assert not [path for path in paths if not (ROOT / path).is_dir()]
+    rooms = {f"samlit/{file.parent.name}/" for file in (ROOT / "samlit").glob("*/__init__.py")}
+    assert rooms <= set(paths), "a room that the tree does not show"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: str(file.relative_to(ROOT)))

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from samlit import arguments, recipe
+from samlit import recipe
 from samlit.errors import UsageError
+from samlit.shell import arguments
 
 Install = Callable[..., Path]
 MODEL = {"encoder": "vit_b", "prompts": ["points", "boxes"], "decoder": "mask", "task": "interactive"}

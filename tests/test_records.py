@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samlit import frames, rle
-from samlit.augment import Augment
 from samlit.faults import Damaged
+from samlit.loading import frames
+from samlit.loading.augment import Augment
+from samlit.masks import rle
 from samlit.shards.records import Annotation, Record, parse
 from samlit.structures import Sample
 

@@ -4,10 +4,10 @@ import json
 
 from PIL import Image
 
-from samlit import report as module_of_report
-from samlit.checkpointing import Checkpoints
-from samlit.progress import ProgressBar
-from samlit.report import Report
+from samlit.run import report as module_of_report
+from samlit.run.checkpointing import Checkpoints
+from samlit.run.progress import ProgressBar
+from samlit.run.report import Report
 from tests import fitting
 
 pytestmark = fitting.lightning_warnings

@@ -12,8 +12,8 @@ import torch
 from faster_coco_eval.core import mask as coco
 from torch.nn import functional as F
 
-from samlit import rle
-from samlit.rle import Rle
+from samlit.masks import rle
+from samlit.masks.rle import Rle
 
 SHARED = Path(os.environ.get("SAMLIT_SHARED") or Path(__file__).resolve().parents[2] / "shared" / "data")
 

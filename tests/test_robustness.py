@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from samlit import frames, rle
-from samlit.answers import Answers
+from samlit.evaluation.answers import Answers
+from samlit.loading import frames
 from samlit.loop import drive
+from samlit.masks import rle
 from samlit.structures import Change, PromptSet, Ragged, Sample, Scene, Window
 from samlit_tasks.robustness import Robustness, blur, jpeg
 from tests import fitting

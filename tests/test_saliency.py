@@ -6,8 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samlit import frames, rle, saliency
+from samlit.evaluation import saliency
+from samlit.loading import frames
 from samlit.loop import drive
+from samlit.masks import rle
 from samlit.structures import Prediction, Sample, Scene
 from samlit_prompts.points import Points
 from samlit_tasks.foreground import Foreground

@@ -2,8 +2,8 @@
 
 import torch
 
-from samlit.searching import search
 from samlit.structures import Batch, Prediction, Ragged, Scene
+from samlit.text.searching import search
 
 
 class Words:

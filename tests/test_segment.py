@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from samlit import cli, rle
+from samlit import cli
+from samlit.masks import rle
 from samlit.predictor import Predictor
 from tests.test_predictor import bad_checkpoints, picture
 

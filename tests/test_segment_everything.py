@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samlit import cli, rle
-from samlit.rle import Rle
+from samlit import cli
+from samlit.masks import rle
+from samlit.masks.rle import Rle
 from tests.test_predictor_official import picture
 
 KEYS = ["--everything.points_per_side", "5", "--everything.points_per_batch", "10"]

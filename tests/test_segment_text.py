@@ -6,11 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
-from samlit import checkpoints, cli, images
-from samlit.clip import build
+from samlit import checkpoints, cli
+from samlit.loading import images
 from samlit.predictor import Predictor
-from samlit.segment_text import find
+from samlit.segment.text import find
 from samlit.structures import Sample
+from samlit.text.clip import build
 from tests.conftest import RECIPE
 from tests.test_clip import SMALL
 from tests.test_predictor import picture

@@ -12,9 +12,10 @@ from PIL import Image
 from torchmetrics.classification import MulticlassJaccardIndex
 from torchmetrics.detection import PanopticQuality
 
-from samlit import rle, segments
+from samlit.evaluation import segments
+from samlit.evaluation.segments import Segments
 from samlit.loop import drive
-from samlit.segments import Segments
+from samlit.masks import rle
 from samlit.structures import Ragged
 from samlit_tasks._automatic import Automatic
 from samlit_tasks._labelled import _true, joined

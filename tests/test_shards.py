@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 from webdataset import WebDataset
 
-from samlit import rle
-from samlit.rle import Rle
+from samlit.masks import rle
+from samlit.masks.rle import Rle
 from samlit.shards import writing
 from samlit.shards.records import Annotation, Record
 from samlit.shards.store import Store

@@ -13,16 +13,17 @@ import pytest
 import torch
 import yaml
 
-from samlit import cli, rle
-from samlit.clip import build
-from samlit.crops import cut
-from samlit.cut_outs import CutOuts
+from samlit import cli
 from samlit.errors import UsageError
-from samlit.frames import frame, pack
+from samlit.loading.frames import frame, pack
+from samlit.masks import rle
 from samlit.shards import embedding
 from samlit.shards.records import Annotation, Record
 from samlit.shards.writing import write
 from samlit.structures import Scene
+from samlit.text.clip import build
+from samlit.text.crops import cut
+from samlit.text.cut_outs import CutOuts
 from samlit_prompts.text import Text
 from samlit_sources.sa1b import Sa1b
 from tests.photos import encoded

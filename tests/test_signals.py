@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 
-from samlit.checkpointing import Checkpoints
-from samlit.signals import Ended, Signals
+from samlit.run.checkpointing import Checkpoints
+from samlit.run.signals import Ended, Signals
 from tests import fitting
 
 pytestmark = fitting.lightning_warnings
@@ -85,7 +85,7 @@ def test_before_anything_is_learned_a_signal_does_what_it_always_does(tmp_path):
     program = f"""
 import os, signal
 from tests import fitting
-from samlit.signals import Signals
+from samlit.run.signals import Signals
 class Tell(fitting.pl.Callback):
     def on_validation_batch_end(self, *_):
         os.kill(os.getpid(), signal.SIGTERM)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samlit import rle
 from samlit.annotator import changes
 from samlit.annotator.store import Store
 from samlit.faults import Damaged
+from samlit.masks import rle
 from samlit_sources.annotated import Annotated
 from samlit_sources.coco import Coco
 

@@ -7,7 +7,7 @@ import pytest
 
 from samlit.contracts import Source
 from samlit.faults import Damaged
-from samlit.loader import Loader
+from samlit.loading.loader import Loader
 from samlit.structures import Sample
 from samlit_sources.mix import Mix
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from samlit import rle
 from samlit.contracts import Source
 from samlit.faults import Damaged
+from samlit.masks import rle
 from samlit.shards import writing
 from samlit.shards.records import Annotation, Record
 from samlit_sources.sa1b import Sa1b

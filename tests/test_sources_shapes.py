@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from samlit import rle
 from samlit.contracts import Source
+from samlit.masks import rle
 from samlit.shards.records import Record
 from samlit_sources import _patterns, _phrases, _scenes, _worded, shapes
 from samlit_sources._phrases import Seen

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from samlit import speed as module_of_speed
-from samlit.flops import cost, peak, skeleton, without_values
-from samlit.optim import Optim
-from samlit.speed import Speed, rates
+from samlit.run import speed as module_of_speed
+from samlit.run.flops import cost, peak, skeleton, without_values
+from samlit.run.speed import Speed, rates
 from samlit.structures import PromptSet, Ragged
+from samlit.training.optim import Optim
 from tests import fitting
 
 pytestmark = fitting.lightning_warnings

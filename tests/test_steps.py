@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from samlit.adamw import AVERAGE, AdamW
-from samlit.checkpointing import Checkpoints
 from samlit.errors import SamlitError
-from samlit.gradients import Diverged, Gradients
 from samlit.kept import Kept, forget
-from samlit.memory import OutOfMemory, needing
-from samlit.muon import Muon
-from samlit.optim import Optim
+from samlit.run.checkpointing import Checkpoints
 from samlit.structures import PromptSet, Ragged
+from samlit.training.adamw import AVERAGE, AdamW
+from samlit.training.gradients import Diverged, Gradients
+from samlit.training.memory import OutOfMemory, needing
+from samlit.training.muon import Muon
+from samlit.training.optim import Optim
 from tests import fitting
 
 pytestmark = fitting.lightning_warnings

@@ -19,8 +19,8 @@ import fsspec
 import numpy as np
 import pytest
 
-from samlit import rle
 from samlit.faults import Damaged
+from samlit.masks import rle
 from samlit.shards import blobs, chunks, manifest, noting, store, tars, writing
 from samlit.shards.ahead import Ahead
 from samlit.shards.chunks import parse_size

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samlit import cli, suite
+from samlit import cli
 from samlit.errors import UsageError
+from samlit.evaluation import suite
 
 
 def test_the_catalogue_has_the_papers_numbers():

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from samlit.calibration import Calibration, shown_ious
+from samlit.evaluation.calibration import Calibration, shown_ious
 from samlit.losses import Terms
+from samlit.run.tally import MOST, Tally
 from samlit.structures import Prediction
-from samlit.tally import MOST, Tally
 
 
 def terms(*rows):

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from samlit import bars, terminal
+from samlit.shell import bars, terminal
 
 
 class Screen(io.StringIO):

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from samlit import rle, tracing
-from samlit.tracer import Tracer, axis
+from samlit.masks import rle, tracing
+from samlit.masks.tracer import Tracer, axis
 from tests import conftest
 
 
@@ -158,7 +158,7 @@ def test_shared_pixels_are_those_of_the_drawn_masks():
 
 
 def test_where_nothing_can_be_written_it_is_compiled_all_the_same(tmp_path):
-    (tmp_path / "tracer.py").write_bytes((conftest.ROOT / "samlit" / "tracer.py").read_bytes())
+    (tmp_path / "tracer.py").write_bytes((conftest.ROOT / "samlit" / "masks" / "tracer.py").read_bytes())
     code = """
 import numba.core.caching as caching
 def nowhere(*_): raise RuntimeError("cannot cache function: no locator available")

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from samlit.checkpointing import Checkpoints
-from samlit.loggers import Csv, Tensorboard
-from samlit.report import Report
-from samlit.speed import Speed
+from samlit.run.checkpointing import Checkpoints
+from samlit.run.loggers import Csv, Tensorboard
+from samlit.run.report import Report
+from samlit.run.speed import Speed
 from samlit.tracking import Tracking, Wandb, logged_in
 from tests import fitting, wandb_reader
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from samlit import frames, rle
-from samlit.answers import Answers
 from samlit.contracts import Task
+from samlit.evaluation.answers import Answers
+from samlit.loading import frames
+from samlit.masks import rle
 from samlit.metrics import mask_iou
 from samlit.structures import Embedding, PromptSet, Ragged, Sample, Window
 from samlit_tasks._automatic import Automatic

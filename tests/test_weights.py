@@ -13,9 +13,11 @@ from segment_anything.build_sam import _build_sam, build_sam_vit_b
 from timm.models.vision_transformer_sam import VisionTransformerSAM, checkpoint_filter_fn
 from transformers import SamConfig, SamModel
 
-from samlit import architecture, checkpoints, export, layouts
+from samlit import checkpoints
+from samlit.export import command as export
 from samlit.model import Sam
 from samlit.predictor import Predictor
+from samlit.weights import architecture, layouts
 from samlit_decoders.hq import Hq
 from samlit_encoders.tiny_vit import TinyVit
 from samlit_encoders.vit import Vit

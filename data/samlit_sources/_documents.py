@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from samlit import rle
-from samlit.images import MAX_PIXELS
+from samlit.loading.images import MAX_PIXELS
+from samlit.masks import rle
 
 __all__ = ["Index", "keys", "locate", "names", "parse", "sizes"]
 

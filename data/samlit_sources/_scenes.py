@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from samlit import rle
+from samlit.masks import rle
 from samlit.shards import records
 from samlit_sources import _patterns, _worded
 from samlit_sources._canvas import OVERSAMPLING, Canvas, Material

@@ -11,7 +11,7 @@ from samlit.annotator.store import Store
 from samlit.contracts import Source
 from samlit.errors import SamlitError
 from samlit.faults import blaming
-from samlit.images import encoded
+from samlit.loading.images import encoded
 from samlit.structures import Sample
 
 __all__ = ["Annotated"]

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.io import loadmat
 
-from samlit import rle
 from samlit.contracts import Source
 from samlit.faults import Damaged, blaming
-from samlit.images import encoded
+from samlit.loading.images import encoded
+from samlit.masks import rle
 from samlit.structures import Sample
 
 __all__ = ["Bsds"]

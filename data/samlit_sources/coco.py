@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from faster_coco_eval.core import mask as official
 
-from samlit import rle
 from samlit.contracts import Source
 from samlit.faults import Damaged, blaming
-from samlit.images import Encoded, encoded, read
-from samlit.rle import Rle
+from samlit.loading.images import Encoded, encoded, read
+from samlit.masks import rle
+from samlit.masks.rle import Rle
 from samlit.structures import Sample
 from samlit_sources import _documents as documents
 from samlit_sources._documents import Index

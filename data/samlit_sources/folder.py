@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from samlit import rle
 from samlit.contracts import Source
 from samlit.faults import Damaged, blaming
-from samlit.images import MAX_PIXELS, encoded, read
-from samlit.rle import Rle
+from samlit.loading.images import MAX_PIXELS, encoded, read
+from samlit.masks import rle
+from samlit.masks.rle import Rle
 from samlit.structures import Sample
 
 __all__ = ["Folder"]

@@ -9,7 +9,7 @@ from itertools import accumulate
 
 from samlit.contracts import Source
 from samlit.faults import Damaged
-from samlit.order import Mixed, Order
+from samlit.loading.order import Mixed, Order
 from samlit.structures import Sample
 
 __all__ = ["Mix"]

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from samlit import rle
 from samlit.contracts import Source
 from samlit.faults import Damaged, blaming
-from samlit.images import encoded
+from samlit.loading.images import encoded
+from samlit.masks import rle
 from samlit.structures import Sample
 from samlit_sources import _documents as documents
 from samlit_sources._documents import Index

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from samlit import rle
 from samlit.contracts import Source
 from samlit.faults import Damaged
+from samlit.masks import rle
 from samlit.shards import subsets
 from samlit.shards.records import Annotation
 from samlit.shards.store import Store

@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samlit import images
 from samlit.contracts import Factored, Frame, Prompt
 from samlit.layers import LayerNorm2d
+from samlit.loading import images
 from samlit.structures import Ragged, Scene
 
 __all__ = ["Masks"]

@@ -9,8 +9,8 @@ from PIL import ImageDraw
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from samlit import clicks
 from samlit.contracts import Frame, Prompt, Sparse
+from samlit.masks import clicks
 from samlit.structures import Ragged, Scene
 
 __all__ = ["Points"]

@@ -11,9 +11,9 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samlit import clicks
 from samlit.contracts import Dense, Frame, Prompt, Sparse
 from samlit.layers import LayerNorm2d
+from samlit.masks import clicks
 from samlit.structures import Ragged, Scene
 
 __all__ = ["Scribbles"]

@@ -10,13 +10,13 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samlit.clip import Clip, width_of
 from samlit.contracts import Frame, Prompt, Sparse
-from samlit.crops import cut
-from samlit.cut_outs import CutOuts
 from samlit.errors import UsageError
-from samlit.phrases import Phrases
 from samlit.structures import Batch, Ragged, Scene
+from samlit.text.clip import Clip, width_of
+from samlit.text.crops import cut
+from samlit.text.cut_outs import CutOuts
+from samlit.text.phrases import Phrases
 
 __all__ = ["Text"]
 

@@ -13,11 +13,12 @@ import numpy.typing as npt
 import torch
 from torchvision.ops import batched_nms
 
-from samlit import frames, rle
 from samlit.everything import Found
-from samlit.rle import Rle
+from samlit.loading import frames
+from samlit.masks import rle
+from samlit.masks.rle import Rle
+from samlit.masks.tracing import Traced, strings, trace
 from samlit.structures import Prediction, PromptSet, Ragged, Scene, Window
-from samlit.tracing import Traced, strings, trace
 
 __all__ = ["Automatic", "everything", "questions"]
 

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from samlit import frames, rle
 from samlit.errors import one_line
-from samlit.head import Head, features
-from samlit.rle import Rle
-from samlit.searching import words_of
-from samlit.segments import Panoptic, Segments
+from samlit.evaluation.head import Head, features
+from samlit.evaluation.segments import Panoptic, Segments
+from samlit.loading import frames
+from samlit.masks import rle
+from samlit.masks.rle import Rle
 from samlit.structures import Batch, Sample, Scene
+from samlit.text.searching import words_of
 
 __all__ = ["Labels", "joined", "labeller", "masks_of"]
 

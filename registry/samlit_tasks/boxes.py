@@ -6,10 +6,10 @@ from collections.abc import Generator
 
 import torch
 
-from samlit import tracing
 from samlit.contracts import Task
+from samlit.evaluation.originals import Truths
+from samlit.masks import tracing
 from samlit.metrics import MeanByName, mask_iou
-from samlit.originals import Truths
 from samlit.structures import Prediction, PromptSet, Result, Scene
 
 __all__ = ["Boxes"]

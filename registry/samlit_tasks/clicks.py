@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torchmetrics import Metric
 
-from samlit import lines, tracing
 from samlit.contracts import Task
+from samlit.drawing import lines
+from samlit.evaluation.originals import Click, Truths
+from samlit.masks import tracing
 from samlit.metrics import Collected
-from samlit.originals import Click, Truths
 from samlit.structures import Prediction, PromptSet, Ragged, Result, Scene
 
 __all__ = ["Clicks"]

@@ -14,10 +14,11 @@ import numpy as np
 from PIL import Image
 from torchmetrics import Metric
 
-from samlit import boundaries, rle, tracing
 from samlit.contracts import Task
+from samlit.drawing.lines import draw_precision
+from samlit.evaluation import boundaries
 from samlit.everything import Found
-from samlit.lines import draw_precision
+from samlit.masks import rle, tracing
 from samlit.metrics import Collected
 from samlit.structures import Prediction, PromptSet, Result, Scene
 from samlit_tasks._automatic import Automatic, everything

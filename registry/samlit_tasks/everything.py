@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from samlit import rle
-from samlit.colouring import shown
 from samlit.contracts import Task
+from samlit.drawing.colouring import shown
+from samlit.masks import rle
+from samlit.masks.rle import Rle
 from samlit.metrics import MeanByName
-from samlit.rle import Rle
 from samlit.structures import Prediction, PromptSet, Result, Scene
 from samlit_tasks._automatic import Automatic, everything, questions
 

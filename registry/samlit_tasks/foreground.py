@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from samlit import rle, saliency, tracing
 from samlit.contracts import Task
-from samlit.saliency import Saliency
+from samlit.evaluation import saliency
+from samlit.evaluation.saliency import Saliency
+from samlit.masks import rle, tracing
 from samlit.structures import Prediction, PromptSet, Ragged, Result, Scene
 
 __all__ = ["Foreground"]

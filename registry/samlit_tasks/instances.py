@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from samlit import tracing
-from samlit.colouring import shown
 from samlit.contracts import Task
-from samlit.detection import LVIS_MOST, Annotations, average_precision, read_boxes
+from samlit.drawing.colouring import shown
+from samlit.evaluation.detection import LVIS_MOST, Annotations, average_precision, read_boxes
+from samlit.masks import tracing
+from samlit.masks.rle import Rle
 from samlit.metrics import Collected
-from samlit.rle import Rle
 from samlit.structures import Prediction, PromptSet, Ragged, Result, Scene
 
 __all__ = ["Instances"]

@@ -7,10 +7,10 @@ from typing import Literal
 
 import torch
 
-from samlit import clicks, tracing
 from samlit.contracts import Task
+from samlit.evaluation.originals import Truths
+from samlit.masks import clicks, tracing
 from samlit.metrics import MeanByName, mask_iou
-from samlit.originals import Truths
 from samlit.structures import Prediction, PromptSet, Ragged, Result, Scene
 
 __all__ = ["Points"]

@@ -8,13 +8,13 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from samlit import rle
-from samlit.colouring import shown
 from samlit.contracts import Task
-from samlit.detection import Annotations, average_recall, groups
+from samlit.drawing.colouring import shown
+from samlit.evaluation.detection import Annotations, average_recall, groups
 from samlit.everything import Found
+from samlit.masks import rle
+from samlit.masks.rle import Rle
 from samlit.metrics import Collected
-from samlit.rle import Rle
 from samlit.structures import Prediction, PromptSet, Result, Scene
 from samlit_tasks._automatic import Automatic, everything, questions
 

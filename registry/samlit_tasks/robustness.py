@@ -16,10 +16,11 @@ import torch
 from PIL import Image
 from torchmetrics import Metric
 
-from samlit import lines, rle, tracing
 from samlit.contracts import Task
+from samlit.drawing import lines
+from samlit.evaluation.originals import Truths
+from samlit.masks import rle, tracing
 from samlit.metrics import MeanByName
-from samlit.originals import Truths
 from samlit.structures import Change, Prediction, PromptSet, Result, Scene
 
 __all__ = ["Robustness"]

@@ -7,9 +7,9 @@ from typing import Any
 
 from PIL import Image
 
-from samlit import segments as _segments
-from samlit.colouring import shown
 from samlit.contracts import Task
+from samlit.drawing.colouring import shown
+from samlit.evaluation import segments as _segments
 from samlit.metrics import Collected
 from samlit.structures import Prediction, PromptSet, Result, Scene
 from samlit_tasks._automatic import Automatic, everything, questions

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from samlit import partitions
 from samlit.contracts import Task
+from samlit.evaluation import partitions
 from samlit.metrics import MeanByName
 from samlit.structures import Prediction, PromptSet, Result, Scene
 from samlit_tasks._automatic import Automatic, everything

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from samlit.contracts import Task
-from samlit.finding import Found, best_threshold, judge
+from samlit.evaluation.finding import Found, best_threshold, judge
 from samlit.metrics import Collected, mask_iou
-from samlit.searching import search, words_of
 from samlit.structures import Prediction, PromptSet, Ragged, Result, Scene
+from samlit.text.searching import search, words_of
 
 __all__ = ["TextToMask"]
 

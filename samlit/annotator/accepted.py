@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from samlit.annotator.store import Item, Store
 from samlit.errors import SamlitError
-from samlit.rle import Rle
+from samlit.masks.rle import Rle
 
 __all__ = ["NAMELESS", "Accepted", "accepted"]
 

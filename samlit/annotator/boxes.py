@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from samlit import images, rle
 from samlit.annotator.changes import numbers
 from samlit.annotator.proposals import Proposal
 from samlit.annotator.store import Store
 from samlit.embeddings import fingerprint
 from samlit.errors import SamlitError, one_line
+from samlit.loading import images
+from samlit.masks import rle
 from samlit.predictor import Predictor
 
 __all__ = ["SURE", "Boxes"]

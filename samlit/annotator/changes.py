@@ -7,9 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from samlit import rle
 from samlit.errors import one_line
-from samlit.rle import Rle
+from samlit.masks import rle
+from samlit.masks.rle import Rle
 
 __all__ = ["LISTED", "OPERATIONS", "Change", "numbers", "parse", "read"]
 

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from samlit import atomic, rle
+from samlit import atomic
 from samlit.annotator.accepted import accepted
 from samlit.annotator.store import Item, Store
+from samlit.masks import rle
 
 __all__ = ["write"]
 

@@ -8,9 +8,11 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samlit import cache, evaluate, terminal
+from samlit import cache
 from samlit.errors import SamlitError, UsageError, did_you_mean, one_line
-from samlit.options import ArgumentParser
+from samlit.evaluation import evaluate
+from samlit.shell import terminal
+from samlit.shell.options import ArgumentParser
 
 if TYPE_CHECKING:
     from samlit.annotator.proposals import Proposer

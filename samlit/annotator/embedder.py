@@ -7,9 +7,9 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from samlit import images
 from samlit.annotator.store import Store
 from samlit.embeddings import Embedded, fingerprint
+from samlit.loading import images
 from samlit.predictor import Predictor
 
 __all__ = ["Embedder"]

@@ -7,9 +7,9 @@ import secrets
 import shutil
 from pathlib import Path
 
-from samlit import onnx_export
 from samlit.annotator import assets
 from samlit.embeddings import fingerprint
+from samlit.export import onnx as onnx_export
 from samlit.model import Sam
 
 __all__ = ["folder"]

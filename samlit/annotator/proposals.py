@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from samlit import atomic, everything, images, rle
+from samlit import atomic, everything
 from samlit.annotator.store import Store
 from samlit.annotator.verdicts import provenance
 from samlit.contracts import Task
 from samlit.embeddings import fingerprint
+from samlit.loading import images
+from samlit.masks import rle
+from samlit.masks.rle import Rle
 from samlit.model import Sam
-from samlit.rle import Rle
 
 __all__ = ["COVERED", "Everything", "Proposal", "Proposals", "Proposer", "open_ones"]
 

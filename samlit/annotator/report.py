@@ -8,10 +8,10 @@ from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from samlit import terminal
 from samlit.annotator.store import Store
 from samlit.annotator.verdicts import ACCEPTED, EDITED, REJECTED, Model, provenance, verdicts
 from samlit.errors import SamlitError
+from samlit.shell import terminal
 
 __all__ = ["Row", "rows", "show"]
 

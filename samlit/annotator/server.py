@@ -22,7 +22,6 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from samlit import images
 from samlit.annotator import changes
 from samlit.annotator.ahead import Ahead
 from samlit.annotator.embedder import Embedder
@@ -33,6 +32,7 @@ from samlit.annotator.verdicts import ACCEPTED, EDITED, REJECTED, Model, verdict
 from samlit.embeddings import Embedded, fingerprint
 from samlit.errors import SamlitError, one_line
 from samlit.faults import Damaged
+from samlit.loading import images
 from samlit.predictor import InFrame, Predictor
 
 __all__ = ["PAGE", "Annotator", "serve"]

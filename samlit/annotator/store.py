@@ -14,13 +14,15 @@ from typing import Any
 
 from PIL import Image
 
-from samlit import atomic, images, rle
+from samlit import atomic
 from samlit.annotator.changes import Change
 from samlit.annotator.verdicts import verdicts
 from samlit.errors import SamlitError, one_line
 from samlit.faults import Damaged
 from samlit.generation.claims import claimed
 from samlit.generation.folder import Images
+from samlit.loading import images
+from samlit.masks import rle
 
 __all__ = ["Conflict", "Item", "Store"]
 

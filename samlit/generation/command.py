@@ -12,9 +12,13 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samlit import atomic, evaluate, ranks, specs, terminal
+from samlit import atomic
 from samlit.errors import SamlitError, UsageError, did_you_mean
-from samlit.options import ArgumentParser
+from samlit.evaluation import evaluate
+from samlit.loading import specs
+from samlit.run import ranks
+from samlit.shell import terminal
+from samlit.shell.options import ArgumentParser
 
 if TYPE_CHECKING:
     from samlit.contracts import Source
@@ -251,7 +255,7 @@ def _device(name: str) -> str:
 @contextmanager
 def _telling(aloud: bool) -> Iterator[Callable[[int, int, int], None]]:
     """How far it is: a bar in a terminal, a line now and then elsewhere; call (done, images, of them just now)."""
-    from samlit.bars import bar, clock
+    from samlit.shell.bars import bar, clock
 
     began, said = time.monotonic(), time.monotonic()
     with bar() if aloud and terminal.alive(sys.stderr) else nullcontext() as shown:

@@ -7,11 +7,12 @@ from typing import Any
 
 from PIL import Image
 
-from samlit import everything, rle
+from samlit import everything
 from samlit.contracts import Task
-from samlit.images import Encoded
+from samlit.loading.images import Encoded
+from samlit.masks import rle
+from samlit.masks.rle import Rle
 from samlit.model import Sam
-from samlit.rle import Rle
 from samlit.shards.conversion import encode, is_plain
 from samlit.shards.records import Annotation, Record
 from samlit.structures import Sample

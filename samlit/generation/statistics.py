@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from samlit import rle
+from samlit.masks import rle
 from samlit.shards.records import Record
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def sheet(records: Sequence[Record], columns: int = 4, width: int = 400) -> Imag
     """
     from PIL import Image, ImageOps
 
-    from samlit.colouring import coloured
+    from samlit.drawing.colouring import coloured
 
     rows = -(-len(records) // columns)
     high, gap = width * 3 // 4, 8

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
-from samlit import arguments, plugins, recipe, terminal
+from samlit import plugins, recipe
 from samlit.errors import UsageError, did_you_mean
-from samlit.options import ArgumentParser
 from samlit.plan import gpus
+from samlit.shell import arguments, terminal
+from samlit.shell.options import ArgumentParser
 
 __all__ = ["main"]
 

@@ -16,9 +16,9 @@ from samlit.engine import SamCLI
 from samlit.errors import SamlitError, UsageError, did_you_mean, one_line
 from samlit.module import SamModule
 from samlit.parallel import Replicated, Sharded
-from samlit.parser import Parser
 from samlit.plan.budget import Run, Strategy
 from samlit.plan.hollow import without_weights
+from samlit.shell.parser import Parser
 
 __all__ = ["HALF", "Recipe", "read"]
 
@@ -83,7 +83,7 @@ def read(words: Sequence[str], devices: int | None = None) -> Recipe:
     """Read a command line whose names are resolved.
 
     Args:
-        words: As `samlit.arguments.read` gives them.
+        words: As `samlit.shell.arguments.read` gives them.
         devices: How many there are, where the recipe is not to say it.
 
     Raises:

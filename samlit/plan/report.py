@@ -12,14 +12,14 @@ from rich.constrain import Constrain
 from rich.table import Table
 from rich.text import Text
 
-from samlit import terminal
-from samlit.bars import bar
 from samlit.plan import recipe
 from samlit.plan.advice import Change, advise, fits, load_of
 from samlit.plan.budget import SPARE, Speed, memory, most, speed
 from samlit.plan.gpus import GPUS, named
 from samlit.plan.recipe import Recipe
 from samlit.plan.step import Load, kept
+from samlit.shell import terminal
+from samlit.shell.bars import bar
 
 __all__ = ["Plan", "plan", "show"]
 

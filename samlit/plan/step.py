@@ -13,14 +13,14 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from samlit.adamw import AVERAGE
 from samlit.errors import UsageError, one_line
 from samlit.loop import drive
 from samlit.module import SamModule
-from samlit.passes import Passes
 from samlit.plan.hollow import Hollow
 from samlit.plan.meter import Meter, Work
 from samlit.structures import Batch, Embedding, Prediction, PromptSet, Scene
+from samlit.training.adamw import AVERAGE
+from samlit.training.passes import Passes
 
 __all__ = ["Largest", "Load", "Part", "Schedule", "kept", "measure", "schedule", "take"]
 

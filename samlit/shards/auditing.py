@@ -14,15 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samlit import atomic, terminal
+from samlit import atomic
 from samlit.errors import SamlitError, UsageError, one_line
-from samlit.options import ArgumentParser
+from samlit.shell import terminal
+from samlit.shell.options import ArgumentParser
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from samlit.rle import Rle
+    from samlit.masks.rle import Rle
     from samlit.shards.store import Store
 
 __all__ = ["compare", "main", "sample"]
@@ -68,7 +69,7 @@ def main(argv: list[str]) -> int:
         tell(compare(options.out, options.corrected), options.out)
         return 0
 
-    from samlit.bars import bar
+    from samlit.shell.bars import bar
 
     with bar() as progress:
         count = sample(options.root, options.out, options.sample, options.seed, progress)
@@ -203,8 +204,8 @@ def _written(store: Store, which: int, at: int, mask: int, folder: Path, number:
     """A mask with its surroundings as a JPEG and a JSON; what there is to say of it."""
     from PIL import Image
 
-    from samlit import rle
-    from samlit.colouring import coloured
+    from samlit.drawing.colouring import coloured
+    from samlit.masks import rle
     from samlit.shards.conversion import encode
     from samlit.shards.records import Annotation, Record
 
@@ -245,7 +246,7 @@ def _written(store: Store, which: int, at: int, mask: int, folder: Path, number:
 
 def _masks(file: Path) -> Iterator[tuple[Any, Rle]]:
     """The masks of a corrected file, with their ids; those that are marked as deleted are none."""
-    from samlit.rle import Rle
+    from samlit.masks.rle import Rle
 
     try:
         for row in json.loads(file.read_bytes())["annotations"]:
@@ -258,8 +259,8 @@ def _masks(file: Path) -> Iterator[tuple[Any, Rle]]:
 
 def _iou(row: dict[str, Any], masks: Sequence[tuple[Any, Rle]]) -> float:
     """IoU of a drawn mask with its corrected one; 0 where there is none any more."""
-    from samlit import rle
-    from samlit.rle import Rle
+    from samlit.masks import rle
+    from samlit.masks.rle import Rle
 
     mine = Rle((row["size"][0], row["size"][1]), row["counts"])
     number = int(row["name"].removeprefix("sa_"))

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from samlit import atomic, terminal
+from samlit import atomic
 from samlit.errors import UsageError
 from samlit.faults import CAUSES, Damaged, blaming
-from samlit.options import ArgumentParser
 from samlit.shards import crew
 from samlit.shards.blobs import Blob
 from samlit.shards.manifest import Row
@@ -23,6 +22,8 @@ from samlit.shards.noting import sha256, walked
 from samlit.shards.records import parse
 from samlit.shards.store import Store
 from samlit.shards.tars import Index
+from samlit.shell import terminal
+from samlit.shell.options import ArgumentParser
 
 __all__ = ["Found", "check", "main"]
 
@@ -95,7 +96,7 @@ def main(argv: list[str]) -> int:
     if options.jobs < 1:
         raise UsageError(f"--jobs is at least 1, not {options.jobs}")
 
-    from samlit.progress import bar
+    from samlit.run.progress import bar
 
     found = Found()
     try:

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 
 from samlit.errors import UsageError, did_you_mean
-from samlit.options import EVERYWHERE
+from samlit.shell.options import EVERYWHERE
 
 __all__ = ["COMMANDS", "main"]
 

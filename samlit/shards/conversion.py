@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from samlit import frames, rle
 from samlit.contracts import Source
 from samlit.faults import Damaged
-from samlit.images import Encoded
-from samlit.rle import Rle
+from samlit.loading import frames
+from samlit.loading.images import Encoded
+from samlit.masks import rle
+from samlit.masks.rle import Rle
 from samlit.shards.records import Annotation, Record
 from samlit.shards.writing import write
 from samlit.structures import Sample

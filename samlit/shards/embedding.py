@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samlit import atomic, terminal
+from samlit import atomic
 from samlit.errors import SamlitError, UsageError
-from samlit.options import ArgumentParser
+from samlit.shell import terminal
+from samlit.shell.options import ArgumentParser
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,9 +53,9 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--views is at least 1, not {options.views}")
 
     from samlit import recipe
-    from samlit.bars import bar
-    from samlit.clip_training import text_prompt
     from samlit.shards.store import Store
+    from samlit.shell.bars import bar
+    from samlit.text.clip_training import text_prompt
 
     tree = recipe.resolve(recipe.read(recipe.path(options.recipe)), options.recipe)
     prompt = text_prompt(tree, options.recipe)
@@ -87,8 +88,8 @@ def embed(
     Raises:
         SamlitError: The folder was begun with something else.
     """
-    from samlit.cut_outs import PLAN
     from samlit.generation.claims import claimed
+    from samlit.text.cut_outs import PLAN
 
     plan = json.loads(json.dumps({"format": FORMAT, **prompt.about(), "side": side, "views": views}))
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,7 +169,7 @@ def _piece(
     import torch
 
     from samlit.faults import Damaged
-    from samlit.frames import frame, pack
+    from samlit.loading.frames import frame, pack
     from samlit.structures import Sample
 
     rows, values, at = [], [np.zeros((0, plan["views"], prompt.width), np.float16)], 0

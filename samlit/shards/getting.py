@@ -6,13 +6,13 @@ import threading
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from samlit import terminal
-from samlit.download import Refused, Report, Wanted, bring
 from samlit.errors import SamlitError, UsageError
-from samlit.options import ArgumentParser
 from samlit.shards import manifest, subsets
 from samlit.shards.addresses import links
 from samlit.shards.blobs import Blob
+from samlit.shell import terminal
+from samlit.shell.options import ArgumentParser
+from samlit.weights.download import Refused, Report, Wanted, bring
 
 __all__ = ["get", "main"]
 
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from error
 
-    from samlit.progress import bar
+    from samlit.run.progress import bar
 
     with bar() as progress:
         failed = get(archives, options.out, options.jobs, progress)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from samlit import terminal
 from samlit.errors import UsageError
-from samlit.options import ArgumentParser
 from samlit.shards.manifest import Row
+from samlit.shell import terminal
+from samlit.shell.options import ArgumentParser
 
 __all__ = ["main"]
 
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     if options.jobs is not None and options.jobs < 1:
         raise UsageError(f"--jobs is at least 1, not {options.jobs}")
 
-    from samlit.progress import bar
+    from samlit.run.progress import bar
     from samlit.shards.store import Store
 
     store = Store(options.root)

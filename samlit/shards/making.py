@@ -17,9 +17,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samlit import atomic, specs, terminal
+from samlit import atomic
 from samlit.errors import SamlitError, UsageError
-from samlit.options import ArgumentParser
+from samlit.loading import specs
+from samlit.shell import terminal
+from samlit.shell.options import ArgumentParser
 
 if TYPE_CHECKING:
     from samlit.contracts import Source
@@ -84,7 +86,7 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--max-damaged is a share, 0 to 1, not {options.max_damaged:g}")
     read = specs.read(options.sources, options.settings)
 
-    from samlit.bars import bar
+    from samlit.shell.bars import bar
 
     source, arguments = specs.build(read)
     folder = Path(options.out)

@@ -10,10 +10,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from samlit import rle
 from samlit.faults import Damaged
-from samlit.images import Encoded
-from samlit.rle import Rle
+from samlit.loading.images import Encoded
+from samlit.masks import rle
+from samlit.masks.rle import Rle
 
 __all__ = ["Annotation", "Record", "parse"]
 

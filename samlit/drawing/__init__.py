@@ -1,0 +1,1 @@
+"""Masks, examples and numbers as pictures and plots."""

@@ -1,0 +1,1 @@
+"""Tasks with their published metrics: `samlit evaluate`, and what the metrics compute."""

@@ -1,0 +1,109 @@
+"""`samlit head`: a head that names masks, from any data that does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from samlit.errors import UsageError
+from samlit.loading import specs
+from samlit.shell import terminal
+from samlit.shell.options import ArgumentParser
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from samlit.contracts import Source
+    from samlit.model import Sam
+
+__all__ = ["main", "seen"]
+
+EPILOG = """names are those that the data gives its masks: classes of coco and panoptic, phrases of shards
+
+examples:
+  samlit head --weights mobile_sam --data panoptic:train.json --set images=train --out head.safetensors
+  samlit evaluate --task semantic --task.labels head.safetensors --task.annotations val.json ...
+"""
+APART = 5
+"""Every fifth image is kept apart, to say how well the others are learned from."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the command with the words after `samlit head`."""
+    parser = ArgumentParser(
+        prog="samlit head",
+        description="Train a head that names masks by the image embedding, for the tasks semantic and panoptic.",
+        epilog=EPILOG,
+    )
+    published = "published weights (`samlit list weights`), or a file; the head is for these"
+    parser.reads.add_argument("--weights", required=True, metavar="NAME|FILE", help=published)
+    sources = "named masks, as in panoptic:train.json (`samlit list sources`)"
+    parser.reads.add_argument("--data", required=True, nargs="+", metavar="SOURCE:PATH", help=sources)
+    setting = "what else a source takes, as in --set images=train"
+    parser.reads.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=setting)
+    parser.reads.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+    parser.runs.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, mps (cpu)")
+    parser.writes.add_argument("--out", required=True, metavar="FILE", help="where to write it: head.safetensors")
+    options = parser.parse_args(argv)
+    if options.limit is not None and options.limit < 1:
+        raise UsageError(f"--limit {options.limit}: one at least")
+    if not options.out.endswith(".safetensors"):
+        raise UsageError(f"--out {options.out}: a head is written as .safetensors")
+    source = specs.build(specs.read(options.data, options.set))[0]
+
+    from samlit import checkpoints
+    from samlit.evaluation.head import fit
+
+    net, image_size = checkpoints.load(options.weights)
+    net.eval().to(options.device)
+    means, names, images = seen(net, image_size, source, options.limit)
+    if len(set(names)) < 2:
+        raise UsageError(f"{' '.join(options.data)}: has masks of {len(set(names))} names; two at least are told apart")
+    apart = images % APART == APART - 1
+    if apart.any():
+        some = fit(means[~apart], [name for name, out in zip(names, apart.tolist(), strict=True) if not out])
+        called = [some.names[k] for k in some.scores(means[apart]).argmax(1).tolist()]
+        true = [name for name, out in zip(names, apart.tolist(), strict=True) if out]
+        right = sum(one == other for one, other in zip(called, true, strict=True))
+        terminal.show(
+            f"of every fifth image, learned from the others: {right} of {len(true)} masks have the right name"
+        )
+    head = fit(means, names)
+    head.save(Path(options.out))
+    terminal.say(f"{len(head.names)} names from {len(names)} masks; saved to {options.out}")
+    return 0
+
+
+def seen(net: Sam, image_size: int, source: Source, limit: int | None = None) -> tuple[Tensor, list[str], Tensor]:
+    """What a model sees in all named masks of a source: (K, C), K names, and (K,) numbers of images."""
+    import torch
+
+    from samlit.evaluation.head import features
+    from samlit.loading import frames
+    from samlit.shell.bars import bar
+
+    means, names, images = list[torch.Tensor](), list[str](), list[int]()
+    with bar() as progress, torch.no_grad():
+        source.prepare(progress)
+        count = len(source) if limit is None else min(limit, len(source))
+        if not count:
+            raise UsageError(f"{type(source).__name__}: there are no images in it")
+        for number in range(count):
+            sample = source[number]
+            progress(number, count, "looking at masks")
+            if sample.masks and sample.phrases:
+                batch = frames.pack([frames.frame(sample, image_size)]).to(net.pixel_mean.device)
+                named = _named(batch.phrases, batch.masks)
+                image = net.embed(batch.image, batch.sizes).image
+                means.append(features(image, batch.masks[named], batch.image_index[named]).cpu())
+                names += [batch.phrases[k] for k in named]
+                images += [number] * len(named)
+        progress(count, count, "looking at masks")
+    return torch.cat(means) if means else torch.zeros(0, 1), names, torch.tensor(images)
+
+
+def _named(phrases: Iterable[str], masks: Tensor) -> list[int]:
+    """Masks that have a name, and a pixel in the frame."""
+    there = masks.flatten(1).any(1).tolist()
+    return [k for k, phrase in enumerate(phrases) if phrase and there[k]]

@@ -1,0 +1,1 @@
+"""`samlit export`: weights for other people's code, and graphs for ONNX."""

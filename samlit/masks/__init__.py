@@ -1,0 +1,1 @@
+"""Masks as runs: read, written, traced from logits, and clicked in."""

@@ -1,0 +1,1 @@
+"""`samlit segment`: masks of pictures, from the shell."""

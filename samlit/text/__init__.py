@@ -1,0 +1,1 @@
+"""CLIP beside the model: phrases, cut-outs, and their embeddings."""

@@ -1,0 +1,1 @@
+"""How weights are moved: answers to gradients, gradients to steps, and which weights there are to move."""

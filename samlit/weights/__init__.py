@@ -1,0 +1,1 @@
+"""Published weights, and the forms that weights have elsewhere."""
