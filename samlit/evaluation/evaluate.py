@@ -148,7 +148,7 @@ def main(argv: list[str]) -> int:
         )
         if len(judged) > 1 and options.json != STDOUT:
             terminal.say(f"{text}: " + ", ".join(f"{name} {value:.3f}" for name, value in done[-1].numbers.items()))
-    told = {
+    whole = {
         "samlit": __version__,
         "task": options.task,
         "keys": keys,
@@ -156,7 +156,7 @@ def main(argv: list[str]) -> int:
         "data": [{**vars(one), "numbers": _written(one.numbers)} for one in done],
         "mean": _written(mean(done)),
     }
-    numbers = json.dumps(told, indent=2)
+    numbers = json.dumps(whole, indent=2)
     say: Callable[[str], None] = terminal.say
     if options.json == STDOUT:
         say = terminal.tell
