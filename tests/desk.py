@@ -44,7 +44,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from samlit import rle
+from samlit.masks import rle
 from samlit.contracts import Source
 from samlit.structures import Sample
 

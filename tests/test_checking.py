@@ -201,7 +201,7 @@ def test_ctrl_c_ends_a_check_of_many_processes(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import sys, time\n"
-        "from samlit import images\nfrom samlit.shards import checking\n"
+        "from samlit.loading import images\nfrom samlit.shards import checking\n"
         "def slow(self):\n"
         "    open(sys.argv[1] + '/begun', 'w').close()\n"
         "    time.sleep(0.5)\n"

@@ -329,7 +329,8 @@ def test_a_rank_ends_as_it_should_whatever_its_threads_do() -> None:
     # A thread that is inside C++ when the interpreter takes itself down aborts the process.
     busy = """
 import threading, torch
-from samlit import cli, ranks
+from samlit import cli
+from samlit.run import ranks
 def work():
     while True:
         torch.mm(a, a)

@@ -128,7 +128,7 @@ def test_an_own_error_is_the_reason_and_ends_the_others():
 
 WAITS = """
 import os, subprocess, sys, threading, time
-from samlit import launch
+from samlit.run import launch
 launch.GRACE = 0.5
 if sys.argv[1] == "watch":
     one = launch.Launcher(None, 3, 1)

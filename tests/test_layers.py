@@ -108,7 +108,7 @@ def test_a_planted_fault_is_found(module: str, text: str) -> None:
     ("module", "text"),
     [
         ("samlit.model", '"""Like samlit_encoders.vit."""\nfrom samlit.layers import MLP'),
-        ("samlit_prompts.lasso", "from samlit import clicks\nfrom samlit.contracts import Prompt\nimport torch"),
+        ("samlit_prompts.lasso", "from samlit.masks import clicks\nfrom samlit.contracts import Prompt\nimport torch"),
         ("samlit_prompts.lasso", "from samlit_prompts.points import Points"),
         ("samlit_sources.folder", "from samlit.contracts import Source\nfrom samlit.masks.rle import encode"),
     ],

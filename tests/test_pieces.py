@@ -35,7 +35,7 @@ FAULTS = """
 import os, resource, signal, sys
 from pathlib import Path
 import torch
-from samlit import pieces
+from samlit.weights import pieces
 from samlit.errors import SamlitError
 
 path = Path(sys.argv[1])
