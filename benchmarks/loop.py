@@ -4,7 +4,7 @@
 
 A simulated annotator clicks where a mask is wrong, farthest inside the larger error, until the mask has enough IoU with
 the true one, and accepts it. A mask that the most clicks do not bring there is painted by hand, as people do
-with a brush, and counts as that many clicks. After each round the recipe `finetune` takes the last model further on all
+with a brush, and counts as that many clicks. Between two rounds the recipe `finetune` takes a model further on all
 masks so far: accepted ones as the model drew them, painted ones as they truly are. Each round has images of its own, so
 that no model has seen what it proposes for; how many clicks the first model takes on the same masks is told beside it,
 for images differ in difficulty. For the same reason each model is also tried on images that no round has: those tell
@@ -48,6 +48,8 @@ def main() -> None:
     parser.add_argument("--clicks", type=int, default=20, help="after which a mask is painted by hand")
     parser.add_argument("--steps", type=int, default=80, help="of each training")
     parser.add_argument("--rate", type=float, default=3e-5, help="learning rate of each training")
+    told = "which model a training starts from: the last one, or each time the first"
+    parser.add_argument("--start", choices=("last", "first"), default="last", help=told)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     out = Path(options.out)
@@ -65,13 +67,15 @@ def main() -> None:
     tried = [kept(out / "held0.json", partial(annotated, source, held, weights, options))]
     tell(f"first model, on {len(held)} images of no round", tried[0], tried[0])
     for number in range(options.rounds):
+        if number:  # what the last round brings nobody learns from: no round comes after it
+            start = weights if options.start == "last" else options.weights
+            weights = retrained(source, rounds, start, options)
+            tried.append(kept(out / f"held{number}.json", partial(annotated, source, held, weights, options)))
+            tell(f"model {number}, on the images of no round", tried[-1], tried[0])
         images = order[number * options.images : (number + 1) * options.images]
         file = out / f"round{number + 1}.json"
         rounds.append(kept(file, partial(both, source, images, weights, options)))
         tell(f"round {number + 1}", rounds[-1]["now"], rounds[-1]["first"])
-        weights = retrained(source, rounds, weights, options)
-        tried.append(kept(out / f"held{number + 1}.json", partial(annotated, source, held, weights, options)))
-        tell(f"model {number + 1}, on the images of no round", tried[-1], tried[0])
     summary = {
         "options": vars(options),
         "rounds": [summed(one["now"], one["first"]) for one in rounds],
@@ -240,7 +244,7 @@ def plot(rounds: list[dict[str, float]], held: list[dict[str, float]], file: Pat
     figure = Figure((9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True)
-    seen = [0, *np.cumsum([one["masks"] for one in rounds])]
+    seen = [0, *np.cumsum([one["masks"] for one in rounds])][: len(held)]
     values = [one["now_clicks"] for one in held]
     low = [one["saved"] - one["saved_low"] for one in held]
     high = [one["saved_high"] - one["saved"] for one in held]

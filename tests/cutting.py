@@ -89,7 +89,7 @@ def cut(words: list[str], goes_on: int = 0) -> list[str]:
         case ["shards", "make" | "check", *_]:
             more = {"jobs": 1}
         case ["benchmarks/loop.py", *_]:
-            more = {"rounds": 1, "images": 1, "held": 1, "masks": 1, "steps": 1, "clicks": 2}
+            more = {"rounds": 2, "images": 1, "held": 1, "masks": 1, "steps": 1, "clicks": 2}
         case ["benchmarks/text.py", *_]:
             more = {"scenes": 1, "cells": 5}
     return [f"--{name}={value}" for name, value in more.items()]
