@@ -41,6 +41,8 @@ SMALL = {
     "tiny": under("model.encoder", desk.VIT) | under("model.decoder", desk.DECODER),
     "text_tiny": under("model.encoder", desk.VIT) | under("model.decoder", desk.DECODER),
     "finetune": under("model.encoder", desk.TINY_VIT) | under("model.decoder", desk.DECODER),
+    "annotated": under("model.encoder", desk.TINY_VIT) | under("model.decoder", desk.DECODER),
+    "my.yaml": under("model.encoder", desk.VIT) | under("model.decoder", desk.DECODER),
     "finetune.yaml": SAM,
     "finetune_lora": SAM | {"data.image_size": desk.SIDE},
     "vit_h": SAM | {"data.image_size": desk.SIDE},
@@ -59,7 +61,9 @@ def cut(words: list[str], goes_on: int = 0) -> list[str]:
     match words:
         case ["fit", *_]:
             more = {name: value for name, value in UNSAID.items() if name not in said} | ALWAYS
-            more |= SMALL[recipe := words[words.index("--recipe") + 1]]
+            small = SMALL[recipe := words[words.index("--recipe") + 1]]
+            own = "model.encoder" in said  # an encoder of the document's has its own numbers
+            more |= {name: value for name, value in small.items() if not (own and name.startswith("model.encoder"))}
             if recipe == "text_tiny":  # judged by its words
                 del more["model.validation"]
             if recipe == "tiny" and "report.examples" not in said:  # README takes a picture of it
@@ -83,7 +87,7 @@ def cut(words: list[str], goes_on: int = 0) -> list[str]:
             more = under("everything", GRID | {"crop_n_layers": 0})
         case ["annotate", *_] if not {"report", "export"} & said:
             more = {"port": 0, "decoder": "server"}  # the browser's: test_annotate_browser.py
-            more |= under("everything", GRID) if "propose" in said else {}
+            more |= under("everything", GRID) if "everything" in words else {}
         case ["export", *_] if "onnx" in words and "part" not in said:
             more = {"part": "encoder"}  # all of them take a minute: test_onnx.py
         case ["shards", "make" | "check", *_]:

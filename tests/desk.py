@@ -71,7 +71,7 @@ class Plates(Source):
 
 def lay(folder: Path) -> None:
     """Everything that some document takes for granted, in one folder."""
-    picture(0).save(folder / "photo.jpg")
+    picture(0).resize((512, 600)).save(folder / "photo.jpg")  # as the one of docs/getting_started.md
     for n, name in enumerate(("photo.png", "scene.png", "a.jpg", "b.jpg"), 1):
         picture(n).save(folder / name)
     for n in range(9):
@@ -86,7 +86,11 @@ def lay(folder: Path) -> None:
     coco(folder / "food" / "train" / "annotations.json", 2100, 6, ("piring", "roti tawar"))
     coco(folder / "data" / "suite" / "bbbc038v1" / "annotations.json", 2200, 2)
     detections(folder / "val.json", folder / "detections.json")
-    panoptic(folder / "panoptic.json")
+    found = [{"image_id": n, "category_id": 1, "bbox": [91, 40, 49, 60], "score": 0.9} for n in range(9)]
+    (folder / "detected.json").write_text(json.dumps(found))  # of `photos`
+    for name in ("panoptic", "panoptic_train", "panoptic_val"):
+        panoptic(folder / f"{name}.json")
+    shutil.copy(Path(__file__).parents[1] / "recipes" / "tiny.yaml", folder / "my.yaml")
     label_maps(folder / "cells")
     bsds(folder / "BSDS500")
     table(folder)

@@ -94,7 +94,7 @@ def test_a_help_page_is_short_at_its_beginning_grouped_and_has_an_example(
     assert "--debug" in page
     examples = re.findall(r"^  (?:torchrun .* -m )?samlit .*", page.partition("\nexamples:\n")[2], re.M)
     assert examples
-    assert all(f"samlit {' '.join(words)}" in example for example in examples)
+    assert f"samlit {' '.join(words)}" in examples[0]
     if words in (["fit"], ["shards"]):
         return
     heads = [line for line in rest.splitlines() if line in GROUPS]

@@ -67,7 +67,7 @@ SKETCHES = {"docs/design.md": "a task's shape, in names that stand for others"}
 FINETUNE = "samlit fit --recipe finetune --data.source.annotations train.json --data.validation.annotations val.json"
 SHARDS = "samlit shards make coco:train.json --out sa1b"
 BEFORE = {
-    "docs/annotate.md": (FINETUNE,),
+    "docs/annotate.md": (f"{FINETUNE} --trainer.default_root_dir runs/annotated",),
     "docs/predictor.md": ("samlit fit --recipe tiny",),
     "docs/scale.md": (SHARDS,),
     "docs/text.md": (SHARDS, "samlit clip --recipe text_tiny", "samlit fit --recipe text_tiny"),

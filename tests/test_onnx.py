@@ -202,10 +202,15 @@ def test_in_int8_positions_stay_as_they_are(pair, tmp_path):
     assert weights == {"MatMul"}
 
 
+def weights(file):
+    """Bytes of a graph's weights: of so small a model most of a file is the graph."""
+    return sum(len(weight.raw_data) for weight in onnx.load(file).graph.initializer)
+
+
 def test_fp16_is_half_as_large_and_takes_and_gives_what_the_others_do(pair, folder, tmp_path):
     (told,) = onnx_export.write(pair[1], SIDE, tmp_path / "half", onnx_export.Options(("decoder",), precision="fp16"))
     file = tmp_path / "half" / "decoder.onnx"
-    assert file.stat().st_size < 0.7 * (folder / "decoder.onnx").stat().st_size
+    assert weights(file) < 0.6 * weights(folder / "decoder.onnx")
     given = (*asked("clicks", 1.0), torch.tensor(SIZES[0], dtype=torch.float32))
     found, wanted = run(file, given), run(folder / "decoder.onnx", given)
     assert {x.dtype for x in found} == {np.dtype(np.float32)}

@@ -127,6 +127,14 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.gradients += size
 
 
+_aten = torch.ops.aten
+_ON_A_GPU = {
+    _aten._scaled_dot_product_flash_attention_for_cpu: _aten._scaled_dot_product_flash_attention,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _aten._scaled_dot_product_flash_attention_backward,
+}
+"""A processor's kernels, of which torch 2.14 and earlier have no formula, and a GPU's that do the same."""
+
+
 def _flops(operation: Any, args: Any, kwargs: Any, out: Any) -> float:
     """Of one operation, as torch's own counter has it."""
     if operation is torch.ops.aten.convolution_backward:
@@ -135,5 +143,5 @@ def _flops(operation: Any, args: Any, kwargs: Any, out: Any) -> float:
         grad, image, weight, transposed, wanted = args[0], args[1], args[2], args[7], args[10]
         places = math.prod((image if transposed else grad).shape[2:]) * image.shape[0]
         return float(2 * places * weight.numel() * sum(map(bool, wanted[:2])))
-    known = flop_registry.get(operation)
+    known = flop_registry.get(operation) or flop_registry.get(_ON_A_GPU.get(operation))
     return float(known(*args, **kwargs, out_val=out)) if known else 0.0
