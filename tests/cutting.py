@@ -61,11 +61,11 @@ def cut(words: list[str], goes_on: int = 0) -> list[str]:
     match words:
         case ["fit", *_]:
             more = {name: value for name, value in UNSAID.items() if name not in said} | ALWAYS
-            small = SMALL[recipe := words[words.index("--recipe") + 1]]
-            own = "model.encoder" in said  # an encoder of the document's has its own numbers
-            more |= {name: value for name, value in small.items() if not (own and name.startswith("model.encoder"))}
+            more |= SMALL[recipe := words[words.index("--recipe") + 1]]
+            if "model.encoder" in said:  # another one
+                more = {name: value for name, value in more.items() if not name.startswith("model.encoder.")}
             if recipe == "text_tiny":  # judged by its words
-                del more["model.validation"]
+                more.pop("model.validation", None)
             if recipe == "tiny" and "report.examples" not in said:  # README takes a picture of it
                 more["report.examples"] = 1
             more["trainer.max_steps"] += goes_on
@@ -88,8 +88,8 @@ def cut(words: list[str], goes_on: int = 0) -> list[str]:
         case ["annotate", *_] if not {"report", "export"} & said:
             more = {"port": 0, "decoder": "server"}  # the browser's: test_annotate_browser.py
             more |= under("everything", GRID) if "everything" in words else {}
-        case ["export", *_] if "onnx" in words and "part" not in said:
-            more = {"part": "encoder"}  # all of them take a minute: test_onnx.py
+        case ["export", *_] if "onnx" in words:
+            more = {"part": "encoder"}  # the quickest; the others, in every precision: test_onnx.py
         case ["shards", "make" | "check", *_]:
             more = {"jobs": 1}
         case ["benchmarks/loop.py", *_]:

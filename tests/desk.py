@@ -24,6 +24,7 @@ from samlit_encoders.vit import Vit
 from samlit_prompts.boxes import Boxes
 from samlit_prompts.masks import Masks
 from samlit_prompts.points import Points
+from tests.documents import ROOT
 
 SIZE = (120, 160)
 VIT = {"dim": 32, "depth": 2, "heads": 2, "global_blocks": [1], "window": 3, "channels": 32}
@@ -71,7 +72,7 @@ class Plates(Source):
 
 def lay(folder: Path) -> None:
     """Everything that some document takes for granted, in one folder."""
-    picture(0).resize((512, 600)).save(folder / "photo.jpg")  # as the one of docs/getting_started.md
+    picture(0).resize((480, 640)).save(folder / "photo.jpg")
     for n, name in enumerate(("photo.png", "scene.png", "a.jpg", "b.jpg"), 1):
         picture(n).save(folder / name)
     for n in range(9):
@@ -86,11 +87,11 @@ def lay(folder: Path) -> None:
     coco(folder / "food" / "train" / "annotations.json", 2100, 6, ("piring", "roti tawar"))
     coco(folder / "data" / "suite" / "bbbc038v1" / "annotations.json", 2200, 2)
     detections(folder / "val.json", folder / "detections.json")
-    found = [{"image_id": n, "category_id": 1, "bbox": [91, 40, 49, 60], "score": 0.9} for n in range(9)]
-    (folder / "detected.json").write_text(json.dumps(found))  # of `photos`
-    for name in ("panoptic", "panoptic_train", "panoptic_val"):
-        panoptic(folder / f"{name}.json")
-    shutil.copy(Path(__file__).parents[1] / "recipes" / "tiny.yaml", folder / "my.yaml")
+    detected = [{"image_id": n, "category_id": 1, "bbox": [20, 30, 60, 50], "score": 0.9} for n in range(9)]
+    (folder / "detected.json").write_text(json.dumps(detected))
+    shutil.copy(ROOT / "recipes" / "tiny.yaml", folder / "my.yaml")
+    for name, images in (("panoptic", "images"), ("panoptic_train", "train"), ("panoptic_val", "val")):
+        panoptic(folder / f"{name}.json", folder / images)
     label_maps(folder / "cells")
     bsds(folder / "BSDS500")
     table(folder)
@@ -139,12 +140,13 @@ def detections(truth: Path, file: Path) -> None:
     file.write_text(json.dumps([{name: row[name] for name in kept} | {"score": 0.9} for row in rows]))
 
 
-def panoptic(file: Path) -> None:
-    """COCO's panoptic JSON, of two of the images beside it, and its folder of PNG files."""
+def panoptic(file: Path, folder: Path) -> None:
+    """COCO's panoptic JSON, its images in a folder, and its folder of PNG files."""
     images, annotations = [], []
     (file.parent / file.stem).mkdir()
-    for number in (3000, 3001):
-        picture(number).save(file.parent / "images" / f"{number}.jpg")
+    folder.mkdir(exist_ok=True)
+    for number in range(3000, 3006):
+        picture(number).save(folder / f"{number}.jpg")
         images.append({"id": number, "file_name": f"{number}.jpg", "height": SIZE[0], "width": SIZE[1]})
         disc, bar = things(number)
         drawn = np.full((*SIZE, 3), [3, 0, 0], np.uint8)

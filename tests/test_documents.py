@@ -64,10 +64,12 @@ HERE = {
 SKETCHES = {"docs/design.md": "a task's shape, in names that stand for others"}
 """Blocks of Python that are no program, and are compiled only."""
 
-FINETUNE = "samlit fit --recipe finetune --data.source.annotations train.json --data.validation.annotations val.json"
 SHARDS = "samlit shards make coco:train.json --out sa1b"
 BEFORE = {
-    "docs/annotate.md": (f"{FINETUNE} --trainer.default_root_dir runs/annotated",),
+    "docs/annotate.md": (
+        "samlit annotate --images photos --weights mobile_sam",
+        "samlit fit --recipe annotated --data.source.images photos --data.validation.images photos",
+    ),
     "docs/predictor.md": ("samlit fit --recipe tiny",),
     "docs/scale.md": (SHARDS,),
     "docs/text.md": (SHARDS, "samlit clip --recipe text_tiny", "samlit fit --recipe text_tiny"),

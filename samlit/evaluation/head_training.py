@@ -22,7 +22,7 @@ __all__ = ["main", "seen"]
 EPILOG = """names are those that the data gives its masks: classes of coco and panoptic, phrases of shards
 
 examples:
-  samlit head --weights mobile_sam --data panoptic:panoptic_train.json --set images=images --out head.safetensors
+  samlit head --weights mobile_sam --data panoptic:panoptic_train.json --set images=train --out head.safetensors
   samlit evaluate --task semantic --task.labels head.safetensors --task.annotations val.json ...
 """
 APART = 5
