@@ -189,7 +189,13 @@ def _page(done: dict[str, dict[str, Any]]) -> str:
     for name, found in done.items():
         lines += ["", f"## {ALL[name].title}", "", ALL[name].says, "", f"{found['date']}: {found['machine']}."]
         for run in found["runs"]:
-            lines += ["", "```sh", run["command"], "```", "", "```text", run["printed"], "```"]
+            lines += [
+                "",
+                "```text",
+                f"$ {run['command']}",
+                *(line.rstrip() for line in run["printed"].splitlines()),
+                "```",
+            ]
     missing = [ALL[name].title for name in ALL if name not in done]
     if missing:
         lines += ["", "## Not run here", "", ", ".join(missing) + "."]
