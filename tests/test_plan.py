@@ -45,7 +45,6 @@ from samlit_tasks.interactive_sam2 import InteractiveSam2
 from tests.conftest import RECIPE
 
 SIDE = 128
-DOCS = Path(__file__).parents[1] / "docs" / "plan.md"
 
 
 def module(task: Task, hollow: bool = True, at_once: int | None = None, optim: Optim | None = None, **vit: Any) -> Any:
@@ -500,12 +499,3 @@ def test_typos_are_told_in_a_line_before_anything_heavy(shell: Any) -> None:
     helped = shell("-c", code, "plan", "--help")
     assert helped.returncode == 0
     assert "--gpu NAME" in helped.stdout
-
-
-def test_the_page_shows_what_the_commands_print(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = re.findall(r"```console\n\$ samlit (plan [^\n]+)\n(.*?)```", DOCS.read_text(), re.S)
-    assert len(shown) == 2
-    for words, text in shown:
-        assert main(words.split()) == 0
-        printed = "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines())
-        assert printed.strip() == text.strip()
