@@ -25,6 +25,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """What a run in this process leaves in the environment, as ranks and ports, is not the next test's."""
+    before = dict(os.environ)
+    yield
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     """Run a command line as a person does, in an empty folder."""
