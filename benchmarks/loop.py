@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--masks", type=int, default=8, help="most masks of an image")
     parser.add_argument("--iou", type=float, default=0.85, help="from which a mask is accepted")
     parser.add_argument("--clicks", type=int, default=20, help="after which a mask is painted by hand")
-    parser.add_argument("--steps", type=int, default=80, help="of each training")
+    parser.add_argument("--steps", type=int, default=80, help="of a training, for each round that it learns from")
     parser.add_argument("--rate", type=float, default=3e-5, help="learning rate of each training")
     told = "which model a training starts from: the last one, or each time the first"
     parser.add_argument("--start", choices=("last", "first"), default="last", help=told)
@@ -155,12 +155,13 @@ def retrained(source: Coco, rounds: list[dict[str, Any]], weights: str, options:
     masks = folder.parent / f"accepted{len(rounds)}.json"
     accepted = [row for one in rounds for row in one["now"]]
     atomic.write(masks, json.dumps(coco(source, accepted, Path(options.annotations))))
+    steps = str(options.steps * len(rounds))  # as often over many images as over few
     words = ["fit", "--recipe", "finetune", "--model.weights", weights]
     words += ["--data.source.annotations", str(masks), "--data.validation.annotations", str(masks)]
     words += ["--data.source.images", str(Path(options.annotations).parent / "images")]
     words += ["--data.validation.images", str(Path(options.annotations).parent / "images")]
-    words += ["--data.embeddings", str(folder.parent / "embeddings"), "--trainer.max_steps", str(options.steps)]
-    words += ["--trainer.limit_val_batches", "2", "--trainer.val_check_interval", str(options.steps)]
+    words += ["--data.embeddings", str(folder.parent / "embeddings"), "--trainer.max_steps", steps]
+    words += ["--trainer.limit_val_batches", "2", "--trainer.val_check_interval", steps]
     words += ["--trainer.num_sanity_val_steps", "0", "--trainer.default_root_dir", str(folder)]
     words += ["--trainer.accelerator", "cpu" if options.device == "cpu" else "gpu"]
     words += ["--model.optim.lr", str(options.rate)]

@@ -49,7 +49,6 @@ def test_weights_are_looked_for_before_anything_is_prepared(monkeypatch, resumes
         assert not prepared
 
 
-@pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")  # Lightning's own calls
 @pytest.mark.parametrize(("typed", "seed"), [("7", 7), ("false", 0)])
 def test_one_seed_is_everythings(monkeypatch, tmp_path, typed, seed):
     seen = []
@@ -74,7 +73,6 @@ def judged(capsys):
     return head.strip(), dict(map(str.split, rows))
 
 
-@pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")  # Lightning's own calls
 def test_a_quiet_run_says_nothing_and_is_then_validated_and_tested(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     text = RECIPE.replace("enable_progress_bar: false", "default_root_dir: runs\n  val_check_interval: 1").replace(

@@ -74,8 +74,6 @@ def test_a_resumed_run_is_an_unbroken_one(tmp_path):
     assert first + rest == whole
 
 
-# Lightning calls what jsonargparse has deprecated since; it warns of it once a process.
-@pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
 def test_a_checkpoint_is_plain_and_rebuilds_the_model(checkpoint):
     saved = torch.load(checkpoint, weights_only=True)
     one, other = (
