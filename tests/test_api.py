@@ -7,7 +7,6 @@ import inspect
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -59,10 +58,3 @@ def test_every_public_name_is_on_an_api_page_and_in_their_list() -> None:
     assert not {name for name, home in homes.items() if not shown & {home, f"{home}.{name}"}}
     rows = re.findall(r"^\| (`.*?) \|", (PAGES / "README.md").read_text(), re.M)
     assert sorted(re.findall(r"\w+", " ".join(rows))) == sorted(NAMES)
-
-
-def test_every_built_in_plug_in_is_on_its_page() -> None:
-    groups = tomllib.loads((PAGES.parents[1] / "pyproject.toml").read_text())["project"]["entry-points"]
-    modules = {place.partition(":")[0] for name, group in groups.items() for place in group.values()}
-    assert len(modules) > 25
-    assert modules == set(re.findall(r"^::: (\S+)$", (PAGES / "plugins.md").read_text(), re.M))

@@ -47,6 +47,15 @@ def test_links_lead_somewhere(document: Path) -> None:
     assert not missing
 
 
+def test_every_number_that_a_docstring_gives_as_its_source_is_explained() -> None:
+    told = re.findall(r"^\| (\d[\d.]*) \|", (ROOT / "docs" / "sources.md").read_text(), re.M)
+    code = [file for folder in ("samlit", "registry", "data") for file in (ROOT / folder).rglob("*.py")]
+    cited = re.findall(r"SAM_SPEC ((?:\d[\d.]*\d|\d)(?:(?:,| and) \d[\d.]*\d)*)", "\n".join(map(Path.read_text, code)))
+    numbers = {number for one in cited for number in re.split(r",? and |, ", one)}
+    assert {"1.2", "2.9", "6.5"} <= numbers
+    assert sorted(numbers) == sorted(told)
+
+
 def test_the_source_of_datas_readme_reads_pairs(tmp_path: Path) -> None:
     (text,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "data" / "README.md").read_text(), re.M | re.S)
     names: dict[str, type] = {}
