@@ -35,8 +35,6 @@ class ProgressBar(Base):
         self._tasks: dict[str, TaskID] = {}
         self._recent: deque[tuple[float, int]] = deque(maxlen=100)
         self._clock = self._said = self._drawn = 0.0
-        self._spent = 0.0
-        self._steps = 0
 
     def disable(self) -> None:
         """Show nothing: called on all ranks but the first."""
@@ -61,7 +59,6 @@ class ProgressBar(Base):
         """Open the bar, start the clock."""
         self._open()
         self._clock = self._said = time.monotonic()
-        self._steps, self._spent = 0, 0.0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -72,9 +69,7 @@ class ProgressBar(Base):
         now = time.monotonic()
         # From the end of the step before to the end of this one, so that waiting for data counts.
         self._recent.append((now - self._clock, len(batch.image) * trainer.world_size))
-        self._spent += now - self._clock
         self._clock = now
-        self._steps += 1
         total = trainer.estimated_stepping_batches
         last = trainer.global_step >= total
         if self._progress is not None:
