@@ -149,8 +149,8 @@ def test_answers_are_the_predictors(tab, served, where, threads, near):
         {"points": [[30, 4, 0]], "box": [3, 2, 44, 17]},
         {"points": [[30, 4, 1], [2, 19, 0]], "mask": earlier},
     )
-    # A GPU that the processor plays is slow.
-    for given in some if where == "wasm" else some[-2:]:
+    # A GPU that the processor plays is slow: of it, the prompt that goes through the whole graph.
+    for given in some if where == "wasm" else some[-1:]:
         for multimask in (True, False) if where == "wasm" else (True,):
             prompts = {}
             prompts |= {"points": given["points"]} if "points" in given else {}
@@ -164,6 +164,7 @@ def test_answers_are_the_predictors(tab, served, where, threads, near):
             assert logits.shape == wanted.low_res_logits.shape
             assert (logits - wanted.low_res_logits).abs().max() < near * wanted.low_res_logits.abs().max()
             torch.testing.assert_close(torch.tensor(found["scores"])[order], wanted.iou, atol=near, rtol=near)
+    tab.goto("about:blank")  # nor does it rest while a page is there
 
 
 def test_a_newer_prompt_takes_the_place_of_one_that_waits(tab, served):
