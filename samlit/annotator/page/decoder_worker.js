@@ -8,14 +8,10 @@ const does = {
     model = await (await fetched(`${base}model.json`)).json();
     if (gpu && (await navigator.gpu?.requestAdapter?.())) {
       try {
-        await start(base, threads, "webgpu");
-        const found = await trial();
         await start(base, threads, "wasm");
-        if (near(found, await trial())) {
-          await start(base, threads, "webgpu");
-          return "webgpu";
-        }
-        return "wasm";
+        const wanted = await trial();
+        await start(base, threads, "webgpu");
+        if (near(await trial(), wanted)) return "webgpu";
       } catch (error) {
         console.warn("WebGPU is not used:", error);
       }
