@@ -132,3 +132,31 @@ def test_the_command_learns_names_and_says_how_well(checkpoint, tmp_path, capsys
     (tmp_path / "data" / "annotations.json").write_text(json.dumps(document))
     assert cli.main(words) == 2
     assert "has masks of 1 names; two at least are told apart" in capsys.readouterr().err
+
+
+def test_a_command_that_is_stopped_goes_on_where_it_was(checkpoint, tmp_path, monkeypatch, capsys):
+    data, out = coloured(tmp_path / "data"), tmp_path / "head.safetensors"
+    words = ["head", "--weights", str(checkpoint), "--data", data, "--out", str(out)]
+    assert cli.main(words) == 0
+    wanted = Head.load(str(out))
+    out.unlink()
+    asked = []
+
+    def looked(embedding, masks, index):
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        asked.append(len(masks))
+        return features(embedding, masks, index)
+
+    monkeypatch.setattr("samlit.evaluation.head.features", looked)
+    assert cli.main(words) == 130
+    assert not out.exists()
+    monkeypatch.setattr("samlit.evaluation.head.features", lambda *given: asked.append(0) or features(*given))
+    assert cli.main([*words, "--limit", "5"]) == 2
+    assert "head.safetensors.seen is of another training" in capsys.readouterr().err
+    assert cli.main(words) == 0
+    assert len(asked) == 6
+    found = Head.load(str(out))
+    assert found.names == wanted.names
+    assert torch.equal(found.weight, wanted.weight)
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["head.safetensors"]
