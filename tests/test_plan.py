@@ -23,14 +23,14 @@ from samlit.cli import main
 from samlit.contracts import Task
 from samlit.errors import UsageError
 from samlit.module import SamModule
-from samlit.plan import gpus
 from samlit.plan.advice import _trials
 from samlit.plan.budget import SPARE, Run, memory, most, speed
-from samlit.plan.gpus import GPUS
 from samlit.plan.hollow import FULL, FULL_RESULT, HALF, Hollow, without_weights
 from samlit.plan.meter import Meter, Work
 from samlit.plan.recipe import Recipe
 from samlit.plan.step import Load, kept, measure, schedule, take
+from samlit.run import gpus
+from samlit.run.gpus import GPUS
 from samlit.structures import Batch
 from samlit.training.optim import Optim
 from samlit_decoders import _looks
@@ -403,7 +403,10 @@ def test_gpus_by_name() -> None:
     assert gpus.named("NVIDIA A100-SXM4-40GB", 39.5) == "A100-40"
     assert gpus.named("Tesla V100-SXM2-32GB", 31.7) == "V100-32"
     assert gpus.named("NVIDIA GeForce RTX 3090", 23.6) == "RTX 3090"
-    assert gpus.named("Quadro P400", 2.0) is None
+    assert gpus.named("NVIDIA H100 PCIe", 79.1) == "H100 PCIe"
+    assert gpus.named("NVIDIA H100 80GB HBM3", 79.1) == "H100"
+    assert gpus.named("NVIDIA A10", 22.0) == "A10"
+    assert gpus.named("Quadro P400", 2.0) is gpus.named("NVIDIA A10G", 22.0) is None, "an A10G does half as much"
 
 
 Command = Callable[..., Any]

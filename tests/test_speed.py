@@ -56,7 +56,7 @@ def test_flops_are_those_that_torch_counts_of_the_step_itself():
 
 
 def test_a_gpu_that_is_not_known_has_no_peak():
-    assert peak("NVIDIA H200", "bf16-mixed") == 989.5
+    assert peak("NVIDIA H200", "bf16-mixed") == 989.4
     assert peak("NVIDIA H100 PCIe", "bf16-true") == 756.0
     full = torch.get_float32_matmul_precision() == "highest"
     assert peak("NVIDIA A100-SXM4-80GB", "32-true") == (19.5 if full else 156.0)

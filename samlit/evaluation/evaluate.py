@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from samlit import __version__, atomic, plugins, recipe
 from samlit.errors import UsageError, did_you_mean, one_line
 from samlit.evaluation import suite
+from samlit.evaluation.partial import Partial
 from samlit.loading import specs
 from samlit.shell import complaints, terminal
 from samlit.shell.options import ArgumentParser
@@ -43,8 +44,6 @@ EVERYTHING = "--everything."
 """How options of everything-mode begin, in other commands that use it."""
 STDOUT = "-"
 """What `--json` without a file is."""
-EVERY = 60.0
-"""Seconds between two savings of what has been done."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +220,7 @@ def evaluate(
     device = net.pixel_mean.device
     metric.to(device)
     kept = _Kept(folder, metric, {**(about or {}), "weights": _mark(net), "images": count, "size": image_size})
-    began, saved = time.monotonic(), time.monotonic()
+    began = time.monotonic()
     with bar() as progress, kept:
         while kept.done < count:
             numbers = range(kept.done, min(kept.done + batch_size, count))
@@ -237,9 +236,8 @@ def evaluate(
                     _draw(folder / "pictures", net, task, scene, result, numbers[0])
             kept.advance(len(samples), len(batch.masks))
             progress(kept.done, count, name or "evaluating")
-            if time.monotonic() - saved > EVERY:
+            if kept.partial.due:
                 kept.save()
-                saved = time.monotonic()
     found = {key: float(value) for key, value in metric.compute().items()}
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -283,33 +281,24 @@ def show(done: Sequence[Evaluation]) -> None:
 
 
 class _Kept:
-    """What has been evaluated so far, in a file, so that nothing is done twice.
+    """What has been evaluated so far.
 
     Args:
-        folder: Of the file; nothing is kept if not given.
+        folder: Of its file; nothing is kept if not given.
         metric: Whose state is kept.
         about: What the state is of.
     """
 
     def __init__(self, folder: Path | None, metric: Metric, about: Mapping[str, Any]) -> None:
-        import torch
-
-        self.done = self.masks = 0
-        self.metric, self.file = metric, None if folder is None else folder / "done.pt"
-        self.mark = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
         metric.persistent(True)
-        if self.file is None or not self.file.exists():
-            return
-        try:
-            state = torch.load(self.file, weights_only=True, map_location=metric.device)
-            known = state["mark"] == self.mark
-        except Exception as error:
-            raise UsageError(f"{self.file} is damaged ({one_line(error)}): remove it to begin anew") from error
-        if not known:
-            raise UsageError(f"{self.file} is of another evaluation: give another --out, or remove it")
-        self.done, self.masks = state["done"], state["masks"]
-        metric.load_state_dict(state["metric"])
-        metric._update_count = 1  # or it warns that it has seen nothing
+        self.metric = metric
+        self.partial = Partial(None if folder is None else folder / "done.pt", about, "evaluation")
+        found = self.partial.found
+        self.done, self.masks = found.get("done", 0), found.get("masks", 0)
+        if found:
+            metric.load_state_dict(found["metric"])
+            metric.to(metric.device)
+            metric._update_count = 1  # or it warns that it has seen nothing
 
     def advance(self, images: int, masks: int) -> None:
         """Count what has been done."""
@@ -317,12 +306,7 @@ class _Kept:
 
     def save(self) -> None:
         """Write it down."""
-        import torch
-
-        if self.file is not None:
-            state = {"mark": self.mark, "done": self.done, "masks": self.masks, "metric": self.metric.state_dict()}
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            atomic.replacing(self.file, lambda path: torch.save(state, path))
+        self.partial.save(done=self.done, masks=self.masks, metric=self.metric.state_dict())
 
     def __enter__(self) -> _Kept:
         return self

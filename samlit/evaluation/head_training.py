@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from samlit import atomic
-from samlit.errors import UsageError, one_line
+from samlit.errors import UsageError
+from samlit.evaluation.partial import Partial
 from samlit.loading import specs
 from samlit.shell import terminal
 from samlit.shell.options import ArgumentParser
@@ -21,7 +18,7 @@ if TYPE_CHECKING:
     from samlit.contracts import Source
     from samlit.model import Sam
 
-__all__ = ["Seen", "main", "seen"]
+__all__ = ["main", "seen"]
 
 EPILOG = """names are those that the data gives its masks: classes of coco and panoptic, phrases of shards
 
@@ -31,8 +28,6 @@ examples:
 """
 APART = 5
 """Every fifth image is kept apart, to say how well the others are learned from."""
-EVERY = 30.0
-"""Seconds after which what has been seen is written down."""
 
 
 def main(argv: list[str]) -> int:
@@ -65,8 +60,8 @@ def main(argv: list[str]) -> int:
     net, image_size = checkpoints.load(options.weights)
     net.eval().to(options.device)
     about = {"data": options.data, "arguments": arguments, "limit": options.limit, "weights": fingerprint(net)}
-    kept = Seen(Path(f"{options.out}.seen"), about)
-    means, names, images = seen(net, image_size, source, options.limit, kept)
+    partial = Partial(Path(f"{options.out}.seen"), about, "training")
+    means, names, images = seen(net, image_size, source, options.limit, partial)
     if len(set(names)) < 2:
         raise UsageError(f"{' '.join(options.data)}: has masks of {len(set(names))} names; two at least are told apart")
     apart = images % APART == APART - 1
@@ -80,58 +75,13 @@ def main(argv: list[str]) -> int:
         )
     head = fit(means, names)
     head.save(Path(options.out))
-    kept.forget()
+    partial.forget()
     terminal.say(f"{len(head.names)} names from {len(names)} masks; saved to {options.out}")
     return 0
 
 
-class Seen:
-    """What has been seen of masks so far; in a file, so that a run that is stopped goes on where it was.
-
-    Args:
-        file: Where it is kept; nowhere if not given.
-        about: What it depends on.
-
-    Raises:
-        UsageError: The file is damaged, or about something else.
-    """
-
-    def __init__(self, file: Path | None = None, about: Mapping[str, Any] | None = None) -> None:
-        import torch
-
-        self.file = file
-        self.mark = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
-        self.done = 0
-        self.means, self.names, self.images = list[torch.Tensor](), list[str](), list[int]()
-        if file is None or not file.exists():
-            return
-        try:
-            state = torch.load(file, weights_only=True)
-            known = state["mark"] == self.mark
-        except Exception as error:
-            raise UsageError(f"{file} is damaged ({one_line(error)}): remove it to begin anew") from error
-        if not known:
-            raise UsageError(f"{file} is of another training: give another --out, or remove it")
-        self.done, self.means, self.names, self.images = (state[name] for name in ("done", "means", "names", "images"))
-
-    def save(self) -> None:
-        """Write it down."""
-        import torch
-
-        if self.file is not None:
-            names = ("mark", "done", "means", "names", "images")
-            state = {name: getattr(self, name) for name in names}
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            atomic.replacing(self.file, lambda path: torch.save(state, path))
-
-    def forget(self) -> None:
-        """Remove the file: its head is there."""
-        if self.file is not None:
-            self.file.unlink(missing_ok=True)
-
-
 def seen(
-    net: Sam, image_size: int, source: Source, limit: int | None = None, kept: Seen | None = None
+    net: Sam, image_size: int, source: Source, limit: int | None = None, partial: Partial | None = None
 ) -> tuple[Tensor, list[str], Tensor]:
     """What a model sees in all named masks of a source: (K, C), K names, and (K,) numbers of images.
 
@@ -140,7 +90,7 @@ def seen(
         image_size: Side of the frame, pixels.
         source: Of images and named masks.
         limit: Only the first so many images.
-        kept: What has been seen before.
+        partial: Where what has been seen is kept.
 
     Raises:
         UsageError: There are no images.
@@ -152,33 +102,32 @@ def seen(
     from samlit.loading import frames
     from samlit.shell.bars import bar
 
-    kept = kept or Seen()
+    partial = partial or Partial(None, {}, "training")
+    rows: list[tuple[Tensor, list[str]]] = partial.found.get("rows", [])  # one an image
     with bar() as progress, torch.no_grad():
         source.prepare(progress)
         count = len(source) if limit is None else min(limit, len(source))
         if not count:
             raise UsageError(f"{type(source).__name__}: there are no images in it")
-        saved = time.monotonic()
         try:
-            while kept.done < count:
-                progress(kept.done, count, "looking at masks")
-                sample = source[kept.done]
+            for number in range(len(rows), count):
+                progress(number, count, "looking at masks")
+                sample = source[number]
+                means, names = torch.zeros(0, net.encoder.channels), list[str]()
                 if sample.masks and sample.phrases:
                     batch = frames.pack([frames.frame(sample, image_size)]).to(net.pixel_mean.device)
                     named = _named(batch.phrases, batch.masks)
                     image = net.embed(batch.image, batch.sizes).image
-                    kept.means.append(features(image, batch.masks[named], batch.image_index[named]).cpu())
-                    kept.names += [batch.phrases[k] for k in named]
-                    kept.images += [kept.done] * len(named)
-                kept.done += 1
-                if time.monotonic() - saved > EVERY:
-                    kept.save()
-                    saved = time.monotonic()
+                    means = features(image, batch.masks[named], batch.image_index[named]).cpu()
+                    names = [batch.phrases[k] for k in named]
+                rows.append((means, names))
+                if partial.due:
+                    partial.save(rows=rows)
         finally:
-            kept.save()
+            partial.save(rows=rows)
         progress(count, count, "looking at masks")
-    means = torch.cat(kept.means) if kept.means else torch.zeros(0, 1)
-    return means, kept.names, torch.tensor(kept.images)
+    images = torch.arange(count).repeat_interleave(torch.tensor([len(names) for _, names in rows]))
+    return torch.cat([means for means, _ in rows]), [name for _, names in rows for name in names], images
 
 
 def _named(phrases: Iterable[str], masks: Tensor) -> list[int]:

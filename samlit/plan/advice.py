@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from samlit.plan import recipe
 from samlit.plan.budget import SPARE, memory, most
-from samlit.plan.gpus import Gpu
 from samlit.plan.recipe import Recipe
 from samlit.plan.step import Load, Schedule, measure, schedule
+from samlit.run.gpus import Gpu
 
 __all__ = ["Change", "advise", "fits", "load_of"]
 

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from samlit.plan.gpus import Gpu
 from samlit.plan.step import Load
+from samlit.run.gpus import Gpu
 
 __all__ = ["SPARE", "Run", "Speed", "memory", "most", "speed"]
 

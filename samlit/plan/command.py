@@ -6,7 +6,7 @@ import json
 
 from samlit import plugins, recipe
 from samlit.errors import UsageError, did_you_mean
-from samlit.plan import gpus
+from samlit.run import gpus
 from samlit.shell import arguments, terminal
 from samlit.shell.options import ArgumentParser
 

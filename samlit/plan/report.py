@@ -15,9 +15,9 @@ from rich.text import Text
 from samlit.plan import recipe
 from samlit.plan.advice import Change, advise, fits, load_of
 from samlit.plan.budget import SPARE, Speed, memory, most, speed
-from samlit.plan.gpus import GPUS, named
 from samlit.plan.recipe import Recipe
 from samlit.plan.step import Load, kept
+from samlit.run.gpus import GPUS, named
 from samlit.shell import terminal
 from samlit.shell.bars import bar
 

@@ -16,25 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from samlit.model import Sam
+from samlit.run import gpus
 from samlit.structures import PromptSet, Ragged
 
 __all__ = ["Cost", "Skeleton", "cost", "peak", "skeleton", "without_values"]
-
-PEAKS = {
-    # Dense TFLOP/s of the data sheets: bf16 or fp16, TF32, fp32. Longer names first where one begins another.
-    "B200": (2250.0, 1100.0, 75.0),
-    "H200": (989.5, 494.7, 66.9),
-    "H100 PCIe": (756.0, 378.0, 51.2),
-    "H100 NVL": (835.5, 417.5, 60.0),
-    "H100": (989.5, 494.7, 66.9),
-    "A100": (312.0, 156.0, 19.5),
-    "L40S": (362.0, 183.0, 91.6),
-    "A10": (125.0, 62.5, 31.2),
-    "RTX 4090": (165.2, 82.6, 82.6),
-    "RTX 3090": (71.0, 35.6, 35.6),
-    "V100": (125.0, 15.7, 15.7),
-    "T4": (65.0, 8.1, 8.1),
-}
 
 
 class Cost(NamedTuple):
@@ -53,12 +38,12 @@ class Cost(NamedTuple):
 
 def peak(device: str, precision: str) -> float | None:
     """TFLOP/s that a device's maker states for a precision of Lightning's; None for a device that is not known."""
-    rates = next((rates for name, rates in PEAKS.items() if name.lower() in device.lower()), None)
-    if rates is None:
+    kind = gpus.named(device)
+    if kind is None:
         return None
     if precision.startswith(("bf16", "16", "transformer-engine")):
-        return rates[0]
-    return rates[2] if torch.get_float32_matmul_precision() == "highest" else rates[1]
+        return gpus.GPUS[kind].half
+    return gpus.GPUS[kind].full if torch.get_float32_matmul_precision() == "highest" else gpus.GPUS[kind].tf32
 
 
 class Skeleton(NamedTuple):
