@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10, help="images a round")
     parser.add_argument("--held", type=int, default=10, help="images that no round has, to try each model on")
     parser.add_argument("--masks", type=int, default=8, help="most masks of an image")
-    parser.add_argument("--iou", type=float, default=0.85, help="from which a mask is accepted")
+    parser.add_argument("--iou", type=float, default=0.9, help="from which a mask is accepted")
     parser.add_argument("--clicks", type=int, default=20, help="after which a mask is painted by hand")
     parser.add_argument("--steps", type=int, default=80, help="of a training, for each round that it learns from")
     parser.add_argument("--rate", type=float, default=3e-5, help="learning rate of each training")
