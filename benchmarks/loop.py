@@ -72,6 +72,9 @@ def main() -> None:
             weights = retrained(source, rounds, start, options)
             tried.append(kept(out / f"held{number}.json", partial(annotated, source, held, weights, options)))
             tell(f"model {number}, on the images of no round", tried[-1], tried[0])
+            if number > 1:
+                fewer, low, high = saved(tried[-1], tried[-2])
+                print(f"that is {fewer:.2f} fewer than model {number - 1} takes, {low:.2f} to {high:.2f}", flush=True)
         images = order[number * options.images : (number + 1) * options.images]
         file = out / f"round{number + 1}.json"
         rounds.append(kept(file, partial(both, source, images, weights, options)))
@@ -253,6 +256,7 @@ def plot(rounds: list[dict[str, float]], held: list[dict[str, float]], file: Pat
     for x, y in zip(seen, values, strict=True):
         left.annotate(f"{y:.2f}", (x, y), (8, 8), textcoords="offset points", color="#e8710a")
     left.set(xticks=seen, xlabel="masks learned from", ylabel="clicks per accepted mask")
+    left.margins(x=0.12)
     left.set_title(f"the same {held[0]['masks']} masks of images in no round", fontsize=10)
     at = range(1, len(rounds) + 1)
     for name, label, colour in (("first", "first model", "#9aa0a6"), ("now", "retrained each round", "#e8710a")):
@@ -261,6 +265,7 @@ def plot(rounds: list[dict[str, float]], held: list[dict[str, float]], file: Pat
         for x, y in zip(at, values, strict=True):
             right.annotate(f"{y:.2f}", (x, y), (0, 8), textcoords="offset points", ha="center", color=colour)
     right.set(xticks=list(at), xlabel="round")
+    right.margins(x=0.12)
     right.set_title("what each round annotated", fontsize=10)
     right.legend(frameon=False, loc="lower left")
     for axes in (left, right):
