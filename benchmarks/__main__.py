@@ -104,6 +104,7 @@ def main() -> int:
     parser.add_argument("--weights", help="MobileSAM's, for the benchmarks that compare masks")
     parser.add_argument("--image", help="a photograph, for everything-mode")
     parser.add_argument("--threads", type=int, default=1, help="of the processor, where a benchmark takes that")
+    parser.add_argument("--busy", action="store_true", help="say on the page that the machine had other work")
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks"), help="what was printed is kept here")
     parser.add_argument("--page", type=Path, default=HERE.parent / "docs" / "benchmarks.md")
     given = parser.parse_args()
@@ -158,7 +159,8 @@ def _run(benchmark: Benchmark, given: argparse.Namespace) -> dict[str, Any] | No
             print(f"it failed with status {ended.returncode}: nothing is kept of {benchmark.title.lower()!r}")
             return None
         runs.append({"command": f"python benchmarks/{shown}", "printed": ended.stdout.strip("\n")})
-    return {"date": datetime.date.today().isoformat(), "machine": _machine(), "runs": runs}
+    machine = _machine() + (", with other work beside it" if given.busy else "")
+    return {"date": datetime.date.today().isoformat(), "machine": machine, "runs": runs}
 
 
 def _machine() -> str:
