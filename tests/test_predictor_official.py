@@ -50,14 +50,20 @@ def asked(rows, columns):
     }
 
 
-def assert_equal(found, masks, iou, logits):
-    """An answer of ours, most confident first, against the released predictor's three arrays."""
+def assert_equal(found, full, iou, logits):
+    """An answer of ours, most confident first, against the released predictor's three arrays, masks as logits.
+
+    Low-res logits may differ by rounding, which differs between processors, and so may pixels that are as near to zero.
+    """
     order = np.argsort(-iou)
+    near = 1e-5 * np.abs(logits).max()
     np.testing.assert_allclose(found.iou, iou[order], atol=1e-5, rtol=1e-5)
-    np.testing.assert_allclose(found.low_res_logits, logits[order], atol=1e-5 * np.abs(logits).max(), rtol=0)
-    for mine, theirs in zip(found.masks.numpy(), masks[order], strict=True):
+    np.testing.assert_allclose(found.low_res_logits, logits[order], atol=near, rtol=0)
+    for mine, theirs in zip(found.masks.numpy(), full[order], strict=True):
         assert mine.shape == theirs.shape
-        assert np.array_equal(mine, theirs)
+        sure = np.abs(theirs) > near
+        assert (~sure).sum() <= 1 + 1e-3 * sure.size
+        assert np.array_equal(mine[sure], theirs[sure] > 0)
 
 
 @pytest.fixture(scope="module")
@@ -76,15 +82,16 @@ def test_answers_are_those_of_the_released_predictor(both, size):
     several = list(own.predict_each([ours for ours, _ in given.values()]))
     filled = []
     for (ours, theirs), again in zip(given.values(), several, strict=True):
-        masks, iou, logits = released.predict(**theirs)
+        full, iou, logits = released.predict(**theirs, return_logits=True)
         found = own.predict(ours)
-        assert_equal(found, masks, iou, logits)
-        assert_equal(again, masks, iou, logits)
-        filled.append(masks.mean())
+        assert_equal(found, full, iou, logits)
+        assert_equal(again, full, iou, logits)
+        filled.append((full > 0).mean())
         # And on from there, with the best answer's logits as they are.
         best = int(iou.argmax())
         more = theirs | {"mask_input": logits[best][None], "multimask_output": False}
-        assert_equal(own.predict(ours | {"masks": [found.prompt()]}), *released.predict(**more))
+        wanted = released.predict(**more, return_logits=True)
+        assert_equal(own.predict(ours | {"masks": [found.prompt()]}), *wanted)
     assert 0.02 < np.mean(filled) < 0.98
 
 
@@ -95,10 +102,11 @@ def test_boxes_of_one_image_are_answered_as_by_predict_torch(both):
     own.set_image(picture(*size))
     boxes = torch.tensor([[3.0, 4, 30, 50], [20, 20, 90, 70], [0, 0, 119, 79], [60, 5, 70, 9]])
     moved = released.transform.apply_boxes_torch(boxes, size)
-    masks, iou, logits = (x.numpy() for x in released.predict_torch(None, None, moved, multimask_output=True))
+    answers = released.predict_torch(None, None, moved, multimask_output=True, return_logits=True)
+    full, iou, logits = (x.numpy() for x in answers)
     found = own.predict_each([{"boxes": [box]} for box in boxes], at_once=3)
     for i, answer in enumerate(found):
-        assert_equal(answer, masks[i], iou[i], logits[i])
+        assert_equal(answer, full[i], iou[i], logits[i])
     assert i == 3
 
 
