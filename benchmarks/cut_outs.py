@@ -9,6 +9,7 @@ CLIP's weights are new, for time does not depend on them. Both ways take turns; 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import io
 import itertools
@@ -76,7 +77,9 @@ def main() -> None:
         recipe = {"model": {"prompts": ["points", prompt]}, "data": {"image_size": given.size}}
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
         words = ["embed", folder / "shards", "--recipe", folder / "recipe.yaml", "--out", folder / "out"]
-        if code := cli.main(["shards", *map(str, [*words, "--device", given.device])]):
+        with contextlib.redirect_stdout(sys.stderr):  # where its folder is concerns nobody
+            code = cli.main(["shards", *map(str, [*words, "--device", given.device])])
+        if code:
             sys.exit(code)
         source = Sa1b(str(folder / "shards"))
         source.prepare(lambda *_: None)

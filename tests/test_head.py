@@ -132,6 +132,9 @@ def test_the_command_learns_names_and_says_how_well(checkpoint, tmp_path, capsys
     (tmp_path / "data" / "annotations.json").write_text(json.dumps(document))
     assert cli.main(words) == 2
     assert "has masks of 1 names; two at least are told apart" in capsys.readouterr().err
+    document["annotations"] = [one | {"category_id": 1 + one["id"] % 2} for one in document["annotations"]]
+    (tmp_path / "data" / "annotations.json").write_text(json.dumps(document))
+    assert cli.main(words) == 0, "names that have been mended since are looked at again"
 
 
 def test_a_command_that_is_stopped_goes_on_where_it_was(checkpoint, tmp_path, monkeypatch, capsys):

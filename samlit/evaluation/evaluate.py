@@ -297,7 +297,7 @@ class _Kept:
         self.done, self.masks = found.get("done", 0), found.get("masks", 0)
         if found:
             metric.load_state_dict(found["metric"])
-            metric.to(metric.device)
+            metric.to(metric.device)  # what was kept was read to the processor
             metric._update_count = 1  # or it warns that it has seen nothing
 
     def advance(self, images: int, masks: int) -> None:

@@ -63,6 +63,7 @@ def main(argv: list[str]) -> int:
     partial = Partial(Path(f"{options.out}.seen"), about, "training")
     means, names, images = seen(net, image_size, source, options.limit, partial)
     if len(set(names)) < 2:
+        partial.forget()  # the data will be mended
         raise UsageError(f"{' '.join(options.data)}: has masks of {len(set(names))} names; two at least are told apart")
     apart = images % APART == APART - 1
     if apart.any():

@@ -69,7 +69,12 @@ def find(name: str) -> str:
 
 
 def named(device: str, memory: float = 0.0) -> str | None:
-    """The kind of a device that a driver calls so and that has so many GiB; None for one that is not known."""
+    """The kind of a device that a driver calls so; None for one that is not known.
+
+    Args:
+        device: Its name, as of `torch.cuda.get_device_name`.
+        memory: GiB of it, where kinds differ by nothing else.
+    """
     words = {kind: kind.partition("-")[0] for kind in GPUS}
     of_name = [kind for kind, word in words.items() if re.search(rf"\b{word}\b", device, re.IGNORECASE)]
     # An H100 PCIe is called H100 too.
