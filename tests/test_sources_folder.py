@@ -172,6 +172,71 @@ def test_folders_inside_and_other_names(tmp_path: Path) -> None:
     assert [len(sample.masks) for sample in inner] == [3, 3]
 
 
+def test_names_by_patterns_as_cityscapes_has_them(tmp_path: Path) -> None:
+    for city in ("aachen", "bonn"):
+        image(tmp_path, f"leftImg8bit/val/{city}/{city}_0_leftImg8bit.png")
+        save(tmp_path, f"gtFine/val/{city}/{city}_0_gtFine_instanceIds.png", labels(3, np.uint16, 1000))
+        save(tmp_path, f"gtFine/val/{city}/{city}_0_gtFine_labelIds.png", labels(1))
+    source = Folder(
+        str(tmp_path),
+        images="leftImg8bit/val",
+        masks="gtFine/val",
+        image_names="{}_leftImg8bit.png",
+        mask_names="{}_gtFine_instanceIds.png",
+        background=(0, 2000),
+    )
+    assert [sample.key for sample in source] == ["aachen/aachen_0_leftImg8bit.png", "bonn/bonn_0_leftImg8bit.png"]
+    first, _, third = expected(labels(3))
+    assert source[1].masks == (first, third)
+
+
+def test_names_by_patterns_with_a_folder_for_each_image(tmp_path: Path) -> None:
+    for name, count in (("a1", 3), ("b2", 2)):
+        image(tmp_path, f"{name}/images/{name}.png")
+        binaries(tmp_path, f"{name}/masks/{{}}.png", labels(count))
+    save(tmp_path, "a1/masks/9.png", labels(1) * 128)  # what is hidden has half the value
+    patterns = {"image_names": "{}/images/*.png", "mask_names": "{}/masks/*.png"}
+    one, two = Folder(str(tmp_path), **patterns)
+    assert (one.key, one.masks) == ("a1/images/a1.png", tuple(expected(labels(3))))
+    assert two.masks == tuple(expected(labels(2)))
+    assert [len(sample.masks) for sample in Folder(str(tmp_path), background=(0, 128), **patterns)] == [2, 2]
+
+
+def test_names_by_patterns_in_several_parts_and_beside_each_other(tmp_path: Path) -> None:
+    for camera in ("00", "01"):
+        image(tmp_path, f"room/cam_{camera}_final/frame.1.color.jpg")
+        image(tmp_path, f"room/cam_{camera}_final/frame.1.gamma.jpg")
+        save(tmp_path, f"room/cam_{camera}_geometry/frame.1.instance.png", labels(1 + int(camera)))
+    names = {"image_names": "{}_final/{}.color.jpg", "mask_names": "{}_geometry/{}.instance.png"}
+    assert [len(sample.masks) for sample in Folder(str(tmp_path), **names)] == [1, 2]
+    plants = tmp_path / "plants"
+    image(plants, "plant1_rgb.png")
+    save(plants, "plant1_label.png", labels(2))
+    (only,) = Folder(str(plants), image_names="{}_rgb.png", mask_names="{}_label.png")
+    assert (only.key, only.masks) == ("plant1_rgb.png", tuple(expected(labels(2))))
+    image(plants, "plant1.jpg")
+    (plants / "plant1_rgb.png").unlink()
+    assert [sample.key for sample in Folder(str(plants), mask_names="{}_label.png")] == ["plant1.jpg"]
+
+
+def test_patterns_that_fit_nothing_are_one_line(tmp_path: Path) -> None:
+    def says(words: str, **patterns: str) -> None:
+        with pytest.raises(ValueError, match=words) as caught:
+            len(Folder(str(tmp_path), **patterns))
+        assert "\n" not in str(caught.value)
+
+    image(tmp_path, "images/a_rgb.jpg")
+    save(tmp_path, "masks/b_label.png", labels())
+    says(r"image_names: '\*\.jpg' has no \{\}", image_names="*.jpg")
+    says(r"holds no images \(\{\}_photo\.jpg\)", image_names="{}_photo.jpg", mask_names="{}.png")
+    says(r"b_label\.png has no image of that name", image_names="{}_rgb.jpg", mask_names="{}_label.png")
+    (tmp_path / "masks/b_label.png").rename(tmp_path / "masks/a_label.png")
+    says(r"holds no masks .*\{\}_mask\.png", image_names="{}_rgb.jpg", mask_names="{}_mask.png")
+    image(tmp_path, "masks/a_label.jpg")
+    says("lossy format", image_names="{}_rgb.jpg", mask_names="{}_label.jpg")
+    assert len(Folder(str(tmp_path), image_names="{}_rgb.jpg", mask_names="{}_label.png")[0].masks) == 3
+
+
 def test_colours_are_labels_only_where_that_is_said(tmp_path: Path) -> None:
     image(tmp_path, "images/a.jpg")
     drawn = labels(3)

@@ -50,18 +50,27 @@ class Folder(Source):
     - `masks/NAME/*.png`, one mask a file: what is not 0 is in it;
     - `masks/NAME_*.png`, the same.
 
-    Both folders may have folders inside, of equal names. The folders are listed once, at `prepare` or the first use.
+    Both folders may have folders inside, of equal names. Other names are said by patterns, of paths in the two folders:
+    `{}` stands for what an image and its masks have in common, folders too, and `*` for anything in a name. Cityscapes
+    is `{}_leftImg8bit.png` with `{}_gtFine_instanceIds.png`, the Data Science Bowl `{}/images/*.png` with
+    `{}/masks/*.png`. The folders are listed once, at `prepare` or the first use.
 
     Args:
         root: The folder with both.
         images: Folder of the images, in the root or anywhere; `images` in the root if not given, or else the root.
         masks: Folder of the masks; `masks` in the root if not given, or else that of the images.
+        image_names: Pattern of the images' names; those that are not of it are no samples. Every image if not given.
+        mask_names: Pattern of the masks' names, as above if not given. With a `*` each file is one mask, without one
+            each is a label map; other files are left alone.
         empty: Whether images without a file of masks are samples too; otherwise they are an error, for most often a
             name is misspelled. A label map of zeros is a sample without masks always.
-        background: Values of label maps that are no mask; [0, 255] where 255 marks borders, as in PASCAL VOC.
+        background: Values that are no mask; [0, 255] where 255 marks borders in label maps, as in PASCAL VOC.
         binary: Whether all of a label map, or page, that is no background is one mask.
         colours: Whether label maps may be in colours, each colour but black being a mask.
         min_area: Masks of fewer pixels are left out.
+
+    Raises:
+        ValueError: A pattern has no `{}`.
     """
 
     def __init__(
@@ -69,13 +78,19 @@ class Folder(Source):
         root: str,
         images: str | None = None,
         masks: str | None = None,
+        image_names: str | None = None,
+        mask_names: str | None = None,
         empty: bool = False,
         background: tuple[int, ...] = (0,),
         binary: bool = False,
         colours: bool = False,
         min_area: int = 1,
     ) -> None:
+        for option, pattern in (("image_names", image_names), ("mask_names", mask_names)):
+            if pattern is not None and "{}" not in pattern:
+                raise ValueError(f"{option}: {pattern!r} has no {{}} for what an image and its masks have in common")
         self.root, self.images, self.masks = root, images, masks
+        self.image_names, self.mask_names = image_names, mask_names
         self.empty, self.background, self.binary, self.colours = empty, tuple(background), binary, colours
         self.min_area = max(min_area, 1)
         self._pairs: list[_Pair] | None = None
@@ -117,7 +132,7 @@ class Folder(Source):
                     found += self._split(page, name)
             for name in pair.parts:
                 for page in _pages(masks / name):
-                    found.append(rle.encode(page.any(-1) if page.ndim == 3 else page))
+                    found.append(rle.encode(page.any(-1) if page.ndim == 3 else ~np.isin(page, self.background)))
             sizes = {mask.size for mask in found}
             if len(sizes) > 1:
                 told = " and ".join(f"{rows}x{columns}" for rows, columns in sorted(sizes))
@@ -154,42 +169,87 @@ class Folder(Source):
         pictures = [name for name in _listed(images) if name.lower().endswith(IMAGES)]
         beside = images == masks
         others = pictures if beside else _listed(masks)
-        stems: dict[str, str] = {}
-        if not beside:
-            if masks.is_relative_to(images):
-                inside = f"{masks.relative_to(images).as_posix()}/"
-                pictures = [name for name in pictures if not name.startswith(inside)]
-            for name in pictures:
-                _add(stems, name, images)
-        maps: dict[str, list[str]] = {}
-        parts: dict[str, list[str]] = {}
-        lost: list[str] = []
-        # The shorter name is the picture's, and of a JPEG and a PNG of one name the JPEG is.
-        for name in sorted(others, key=lambda name: (len(_stem(name)), name.lower().endswith(MASKS), name)):
-            stem, is_mask = _stem(name), name.lower().endswith(MASKS)
-            owner = stem if stem in stems else _owner(stem, stems)
-            if owner and is_mask:
-                (maps if owner == stem else parts).setdefault(owner, []).append(name)
-            elif owner and name.lower().endswith(LOSSY) and not beside:
-                raise ValueError(f"{masks / name}: a lossy format changes values and so holds no mask; save it as PNG")
-            elif beside:
-                _add(stems, name, images)
-            elif is_mask:
-                lost.append(name)
-        if not stems:
-            raise ValueError(f"{images}: holds no images ({', '.join(IMAGES)})")
-        if lost:
-            raise ValueError(f"{masks}: {_some(lost)} no image of that name in {images}; rename, or remove")
+        if masks.is_relative_to(images) and not beside:
+            inside = f"{masks.relative_to(images).as_posix()}/"
+            pictures = [name for name in pictures if not name.startswith(inside)]
+        named = _common(self.image_names) if self.image_names else _stem
+        found = _Found(images, masks)
+        if self.mask_names:
+            found.by_pattern(pictures, others, named, self.mask_names)
+        else:
+            found.by_usual_names(pictures, others, named)
+        if not found.stems:
+            raise ValueError(f"{images}: holds no images ({self.image_names or ', '.join(IMAGES)})")
+        if found.lost:
+            raise ValueError(f"{masks}: {_some(found.lost)} no image of that name in {images}; rename, or remove")
         pairs = [
-            _Pair(name, tuple(maps.get(stem, ())), tuple(sorted(parts.get(stem, ()), key=_natural)))
-            for stem, name in sorted(stems.items(), key=lambda item: item[1])
+            _Pair(name, tuple(found.maps.get(stem, ())), tuple(sorted(found.parts.get(stem, ()), key=_natural)))
+            for stem, name in sorted(found.stems.items(), key=lambda item: item[1])
         ]
         bare = [pair.key for pair in pairs if not pair.maps and not pair.parts]
         if len(bare) == len(pairs):
-            raise ValueError(f"{masks}: holds no masks of the images in {images}: NAME.png, NAME/*.png or NAME_*.png")
+            usual = self.mask_names or "NAME.png, NAME/*.png or NAME_*.png"
+            raise ValueError(f"{masks}: holds no masks of the images in {images}: {usual}")
         if bare and not self.empty:
             raise ValueError(f"{images}: {_some(bare)} no masks in {masks}; empty: true keeps such images as samples")
         return pairs
+
+
+class _Found:
+    """Which images there are, and which files are masks of which.
+
+    Attributes:
+        stems: File of each image, by what it has in common with its masks.
+        maps: Label maps, by the same.
+        parts: Files of one mask each, by the same.
+        lost: Files of masks that are of no image.
+    """
+
+    def __init__(self, images: Path, masks: Path) -> None:
+        self.images, self.masks, self.beside = images, masks, images == masks
+        self.stems: dict[str, str] = {}
+        self.maps: dict[str, list[str]] = {}
+        self.parts: dict[str, list[str]] = {}
+        self.lost: list[str] = []
+
+    def by_usual_names(self, pictures: list[str], others: list[str], named: Callable[[str], str]) -> None:
+        """Masks go by the image's name: `NAME.png`, `NAME/*.png`, `NAME_*.png`."""
+        for name in () if self.beside else pictures:
+            self._add(named(name), name)
+        # The shorter name is the picture's, and of a JPEG and a PNG of one name the JPEG is.
+        for name in sorted(others, key=lambda name: (len(_stem(name)), name.lower().endswith(MASKS), name)):
+            stem = _stem(name)
+            owner = stem if stem in self.stems else _owner(stem, self.stems)
+            if owner and (name.lower().endswith(MASKS) or not self.beside):
+                self._take(name, owner, self.maps if owner == stem else self.parts)
+            elif self.beside:
+                self._add(named(name), name)
+            elif name.lower().endswith(MASKS):
+                self.lost.append(name)
+
+    def by_pattern(self, pictures: list[str], others: list[str], named: Callable[[str], str], pattern: str) -> None:
+        """Masks go by a pattern; with a `*` there may be several of an image, each in a file."""
+        common = _common(pattern)
+        for name in pictures:
+            if not (self.beside and common(name)):
+                self._add(named(name), name)
+        for name in others:
+            if (owner := common(name)) in self.stems:
+                self._take(name, owner, self.parts if "*" in pattern else self.maps)
+            elif owner:
+                self.lost.append(name)
+
+    def _add(self, stem: str, name: str) -> None:
+        """Note an image, if it has a name that an image should have."""
+        if stem and (first := self.stems.setdefault(stem, name)) != name:
+            raise ValueError(f"{self.images}: {first} and {name} have one name; rename one, or remove it")
+
+    def _take(self, name: str, owner: str, kind: dict[str, list[str]]) -> None:
+        """Note a file of masks."""
+        if name.lower().endswith(LOSSY):
+            raise ValueError(f"{self.masks / name}: a lossy format changes values and so holds no mask; save it as PNG")
+        if name.lower().endswith(MASKS):
+            kind.setdefault(owner, []).append(name)
 
 
 def _inner(root: Path, given: str | None, usual: str, otherwise: Path) -> Path:
@@ -224,10 +284,16 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(word) if word.isdigit() else -1, word) for word in re.split(r"(\d+)", name)]
 
 
-def _add(stems: dict[str, str], name: str, folder: Path) -> None:
-    """Note an image by its name without the ending."""
-    if (first := stems.setdefault(_stem(name), name)) != name:
-        raise ValueError(f"{folder}: {first} and {name} have one name; rename one, or remove it")
+def _common(pattern: str) -> Callable[[str], str]:
+    """What a file's name has in common with others', by a pattern; nothing if it is not of that pattern."""
+    words = {"{}": "(.+?)", "*": "[^/]*"}
+    expression = re.compile("".join(words.get(word, re.escape(word)) for word in re.split(r"(\{\}|\*)", pattern)))
+
+    def common(name: str) -> str:
+        found = expression.fullmatch(name)
+        return "\n".join(found.groups()) if found else ""
+
+    return common
 
 
 def _owner(stem: str, stems: Mapping[str, str]) -> str:
