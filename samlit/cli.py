@@ -13,6 +13,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict
 from typing import Any, NamedTuple, NoReturn
 
 from samlit import __version__
@@ -235,7 +236,7 @@ def list_registered(argv: list[str]) -> int:
         if kind == "sets":
             for name, listed in suite.SUITE.items():
                 row = {"kind": kind, "name": name, "summary": listed.summary, "package": "samlit"}
-                rows.append(row | vars(listed) | {"facts": listed.facts})
+                rows.append(row | asdict(listed) | {"facts": listed.facts})
             continue
         for plugin in plugins.catalogue(kind):
             row = {"kind": kind, "name": plugin.name, "summary": plugin.summary(), "package": plugin.package}

@@ -9,6 +9,11 @@ from PIL import Image
 from samlit import cli
 from samlit.errors import UsageError
 from samlit.evaluation import suite
+from samlit.loading import specs
+from samlit.loading.sampled import Sampled
+from samlit.masks import rle
+from tests.documents import ROOT
+from tests.unpacked import UNPACKED
 
 
 def test_the_catalogue_has_the_papers_numbers():
@@ -44,28 +49,88 @@ def discs(folder, count=2):
         Image.fromarray(labels).save(folder / "masks" / f"{number}.png")
 
 
-def test_data_sets_are_found_as_published_or_in_a_layout_of_ours(tmp_path):
+def read(found):
+    source, _ = specs.build(specs.read(found.specs, found.settings))
+    source.prepare()
+    return [source[index] for index in range(len(source))]
+
+
+@pytest.mark.parametrize("name", UNPACKED)
+def test_a_data_set_is_read_as_it_is_unpacked(tmp_path, name):
+    make, masks = UNPACKED[name]
+    make(tmp_path / name)
+    (found,) = suite.on_disk(tmp_path)
+    assert found.name == name
+    samples = read(found)
+    assert [len(sample.masks) for sample in samples] == masks
+    for sample in samples:
+        assert sample.pixels().shape[:2] == sample.size
+        assert all(mask.size == sample.size for mask in sample.masks)
+        assert all(0 < rle.area(mask) < np.prod(mask.size) for mask in sample.masks)
+
+
+def test_two_are_not_read_as_they_are_unpacked():
+    assert [name for name, listed in suite.SUITE.items() if not listed.parts] == ["gtea", "ibd"]
+    assert {name for name, listed in suite.SUITE.items() if listed.parts} == UNPACKED.keys()
+
+
+def test_the_documents_tell_what_is_looked_for():
+    text = (ROOT / "docs/tasks.md").read_text()
+    for name, listed in suite.SUITE.items():
+        needs = ", ".join(f"`{need}`" for need in dict.fromkeys(need for part in listed.parts for need in part.needs))
+        row = f"| `{name}` | {needs} | {'yes' if listed.drawn else ''} |"
+        assert (row in text) == bool(listed.parts), row
+
+
+def test_what_is_hidden_or_a_hole_or_no_class_is_no_mask(tmp_path):
+    for name in ("ade20k", "visor", "cityscapes", "woodscape"):
+        UNPACKED[name][0](tmp_path / name)
+    found = {one.name: read(one) for one in suite.on_disk(tmp_path)}
+    assert [rle.area(mask) for mask in found["ade20k"][0].masks] == [32 * 4] * 2
+    hand, pan = found["visor"][0].masks
+    assert rle.area(hand) == pytest.approx(800 * 600 - 200 * 200, rel=0.01)
+    assert rle.area(pan) == pytest.approx(200 * 200, rel=0.02)
+    assert found["visor"][0].phrases == ("left hand", "pan")
+    assert found["visor"][1].masks == found["visor"][0].masks  # unpacked, and in an archive
+    assert sorted(rle.box(mask)[0] for mask in found["cityscapes"][0].masks) == [9, 21, 27, 33]
+    assert found["woodscape"][0].phrases == ("car", "road surface")
+
+
+def test_as_many_images_are_drawn_as_the_paper_drew(tmp_path):
+    for name in ("bbbc038v1", "ppdls"):
+        UNPACKED[name][0](tmp_path / name)
+    assert [(one.name, one.images) for one in suite.on_disk(tmp_path)] == [("bbbc038v1", 227), ("ppdls", None)]
+    source, _ = specs.build(specs.read(["shapes"], ["count=9", "size=32"]))
+    drawn = Sampled(source, 4)
+    assert len(drawn) == 4
+    keys = [drawn[index].key for index in range(4)]
+    every = [source[index].key for index in range(9)]
+    assert keys == sorted(keys, key=every.index)
+    assert len(set(keys)) == 4
+    assert keys == [sample.key for sample in Sampled(source, 4)]
+    assert keys != every[:4]
+    assert len(Sampled(source, 20)) == 9
+    with pytest.raises(IndexError):
+        drawn[4]
+
+
+def test_data_sets_are_found_in_a_layout_of_ours(tmp_path):
     discs(tmp_path / "doors")
-    (tmp_path / "lvis").mkdir()
-    (tmp_path / "lvis" / "lvis_v0.5_val.json").write_text("{}")
-    (tmp_path / "lvis" / "annotations.json").write_text("{}")
-    (tmp_path / "pidray" / "annotations").mkdir(parents=True)
-    (tmp_path / "pidray" / "annotations" / "xray_test_hard.json").write_text("{}")
-    (tmp_path / "bbbc038v1").mkdir()
-    (tmp_path / "bbbc038v1" / "annotations.json").write_text("{}")
+    UNPACKED["lvis"][0](tmp_path / "lvis")
+    for name in ("bbbc038v1", "lvis"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "annotations.json").write_text("{}")
     (tmp_path / "ovis").mkdir()
     (tmp_path / "ovis" / "sa_000000.tar").write_bytes(b"")
     (tmp_path / "gtea").mkdir()
     (tmp_path / "else").mkdir()
-    found = {one.name: one for one in suite.on_disk(tmp_path)}
-    assert {name: one.spec for name, one in found.items()} == {
-        "bbbc038v1": f"coco:{tmp_path}/bbbc038v1/annotations.json",
-        "doors": f"folder:{tmp_path}/doors",
-        "lvis": f"coco:{tmp_path}/lvis/lvis_v0.5_val.json",
-        "ovis": f"sa1b:{tmp_path}/ovis",
-        "pidray": f"coco:{tmp_path}/pidray/annotations/xray_test_hard.json",
+    found = {one.name: one.specs for one in suite.on_disk(tmp_path)}
+    assert found == {
+        "bbbc038v1": (f"coco:{tmp_path}/bbbc038v1/annotations.json",),
+        "doors": (f"folder:{tmp_path}/doors",),
+        "lvis": (f"coco:{tmp_path}/lvis/lvis_v0.5_val.json",),
+        "ovis": (f"sa1b:{tmp_path}/ovis",),
     }
-    assert found["pidray"].settings == (f"images={tmp_path}/pidray/hard",)
 
 
 def test_what_is_not_there_is_one_clear_line(tmp_path):

@@ -1,10 +1,11 @@
-"""What COCO's kinds of files share: a JSON of images, read strictly, and the files that it names."""
+"""What JSON files of images share: they are read strictly, and the files that they name are looked for."""
 
 from __future__ import annotations
 
 import json
 import os
 import pickle
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from samlit.loading.images import MAX_PIXELS
 from samlit.masks import rle
 
-__all__ = ["Index", "keys", "locate", "names", "parse", "sizes"]
+__all__ = ["Index", "keys", "load", "locate", "names", "parse", "sizes"]
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,12 @@ class Index:
         return pickle.loads(memoryview(self.records)[start : self.ends[index]])
 
 
-def parse(path: Path, kind: str) -> dict[str, Any]:
-    """A JSON of images and annotations from a file, strictly.
-
-    Args:
-        path: The file.
-        kind: "COCO instance" or what else it should be, for the errors.
+def load(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, strictly.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not of that kind; one line that names the file and says why.
+        ValueError: It is none; one line that names the file and says why.
     """
     if path.is_dir():
         inside = ", ".join(sorted(file.name for file in path.glob("*.json"))[:5])
@@ -90,13 +87,67 @@ def parse(path: Path, kind: str) -> dict[str, Any]:
         entry = _not_finite(document)
         raise ValueError(f"{path}: {entry} holds {constants[0]}, which is no number; correct or remove it")
     if not isinstance(document, dict):
-        raise ValueError(f"{path}: is a JSON {type(document).__name__}, not the object of a {kind} file")
+        raise ValueError(f"{path}: is a JSON {type(document).__name__}, not an object")
+    return document
+
+
+def parse(path: Path, kind: str) -> dict[str, Any]:
+    """A JSON of images and annotations from a file, strictly; of videos the frames are the images.
+
+    Args:
+        path: The file.
+        kind: "COCO instance" or what else it should be, for the errors.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not of that kind; one line that names the file and says why.
+    """
+    document = load(path)
+    if "images" not in document and isinstance(document.get("videos"), list):
+        document = _frames(document, path)
     for part in ("images", "annotations"):
         if not isinstance(document.get(part), list):
             raise ValueError(f"{path}: has no list '{part}', so it is no {kind} file")
     if not document["images"]:
         raise ValueError(f"{path}: holds no images")
     return document
+
+
+def _frames(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The frames of a YouTube-VIS file (arXiv 1905.04804) as images, and what each thing is in them as annotations.
+
+    Raises:
+        ValueError: A video or an annotation has not what it must have.
+    """
+    images: list[dict[str, Any]] = []
+    lengths: dict[str, int] = {}
+    for position, video in enumerate(document["videos"]):
+        if not isinstance(video, dict) or not isinstance(video.get("file_names"), list):
+            raise ValueError(f"{path}: video number {position} has no list 'file_names'")
+        if not isinstance(video.get("id"), (int, str)):
+            raise ValueError(f"{path}: video number {position} has no id")
+        lengths[str(video["id"])] = len(video["file_names"])
+        size = {side: video.get(side) for side in ("height", "width")}
+        images += [
+            {"id": f"{video.get('id')}/{number}", "file_name": name} | size
+            for number, name in enumerate(video["file_names"])
+        ]
+    annotations: list[dict[str, Any]] = []
+    for position, thing in enumerate(document.get("annotations") or ()):
+        drawn = thing.get("segmentations") if isinstance(thing, dict) else None
+        if not isinstance(drawn, list) or len(drawn) != lengths.get(str(thing.get("video_id"))):
+            raise ValueError(
+                f"{path}: annotation number {position} has no list 'segmentations' with an entry for each frame of its "
+                "video"
+            )
+        rest = {key: thing[key] for key in ("category_id", "iscrowd") if key in thing}
+        annotations += [
+            {"id": f"{thing.get('id')}/{number}", "image_id": f"{thing['video_id']}/{number}", "segmentation": mask}
+            | rest
+            for number, mask in enumerate(drawn)
+            if mask  # where it is not seen there is nothing
+        ]
+    return {**document, "images": images, "annotations": annotations}
 
 
 def _not_finite(document: Any) -> str:
@@ -194,10 +245,15 @@ def _folders(path: Path, folder: str | None) -> list[str]:
 
 
 def _file_names(image: Mapping[str, Any]) -> list[str]:
-    """Names that an image's file may have, the best first; LVIS has only the address, `.../val2017/139.jpg`."""
+    """Names that an image's file may have, the best first.
+
+    LVIS 1 has only the address, `.../val2017/139.jpg`; LVIS 0.5 the name before 2017, `COCO_val2014_000000000139.jpg`.
+    """
     name, url = image.get("file_name"), image.get("coco_url")
     if isinstance(name, str) and name:
-        return [name, name.replace("\\", "/")] if "\\" in name else [name]
+        renamed = re.fullmatch(r"COCO_\w+_(\d{12}\.jpg)", name)
+        others = [name.replace("\\", "/")] if "\\" in name else [renamed[1]] if renamed else []
+        return [name, *others]
     if isinstance(url, str) and url.strip("/"):
         words = url.strip("/").split("/")
         return ["/".join(words[-2:]), words[-1]]

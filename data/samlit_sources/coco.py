@@ -1,4 +1,4 @@
-"""COCO instance files (arXiv 1405.0312), and the many in their format: LVIS's and what annotation tools export."""
+"""COCO instance files (arXiv 1405.0312), and the many in their format: LVIS's, OVIS's, what annotation tools export."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from faster_coco_eval.core import mask as official
 
 from samlit.contracts import Source
 from samlit.faults import Damaged, blaming
@@ -17,6 +16,7 @@ from samlit.masks.rle import Rle
 from samlit.structures import Sample
 from samlit_sources import _documents as documents
 from samlit_sources._documents import Index
+from samlit_sources._outlines import filled
 
 __all__ = ["Coco"]
 
@@ -54,7 +54,7 @@ class _Tile(NamedTuple):
 
 
 class Coco(Source):
-    """Images and masks of a COCO instance JSON, or an LVIS one.
+    """Images and masks of a COCO instance JSON, or an LVIS one; or frames of a YouTube-VIS one, as OVIS's.
 
     Polygons of any number of parts are rasterised by the official API, compressed and uncompressed RLE are kept as
     they are, and the names of the classes are the phrases. Masks of no pixel are left out.
@@ -69,6 +69,8 @@ class Coco(Source):
         crowd: Whether regions marked as crowds (`iscrowd`) are masks too.
         empty: Whether images without a mask are samples too.
         min_area: Masks of fewer pixels are left out.
+        strict: Whether a polygon of fewer than three points is an error; otherwise it is left out, as is an annotation
+            that draws nothing else.
         tile: Cut images into squares of this side, in pixels, each of which is a sample; for things that are small in
             large images. Tiles cover the image and overlap where the side does not divide it. A mask belongs to the
             one tile whose middle is nearest to its own, and ends where that tile does. 0 leaves images whole.
@@ -81,12 +83,14 @@ class Coco(Source):
         crowd: bool = False,
         empty: bool = True,
         min_area: int = 1,
+        strict: bool = True,
         tile: int = 0,
     ) -> None:
         if tile < 0:
             raise ValueError(f"tile: a side in pixels, or 0 for whole images, not {tile}")
         self.annotations, self.images = annotations, images
         self.crowd, self.empty, self.min_area, self.tile = crowd, empty, max(min_area, 1), tile
+        self.strict = strict
         self._index: Index | None = None
         self._tiles: list[_Tile] = []
 
@@ -221,6 +225,8 @@ class Coco(Source):
                     f"annotation {label} is for image id {image_id!r}, which is not in 'images'; "
                     "remove the annotation or add its image"
                 )
+            if not self.strict and not _draws(annotation):
+                continue
             category = annotation.get("category_id")
             if category is not None and (not isinstance(category, (int, str)) or (names and category not in names)):
                 raise ValueError(
@@ -248,15 +254,7 @@ def _mask(segmentation: str | tuple[int, ...] | list[list[float]], size: tuple[i
         return Rle(size, segmentation)
     if isinstance(segmentation, tuple):
         return rle.from_uncompressed(size, segmentation)
-    # The API crashes or guesses on what `_segmentation` has refused, and its memory grows with the outline's length:
-    # a small file could ask for any amount.
-    longest = 2 * size[0] * size[1] + 100 * (size[0] + size[1])
-    for part in segmentation:
-        points = np.asarray(part).reshape(-1, 2)
-        if np.abs(points - np.roll(points, 1, 0)).sum() > longest:
-            raise ValueError("its polygon runs to and fro, longer than any outline on an image of that size")
-    merged = official.merge(official.frPyObjects(segmentation, *size))
-    return Rle(size, merged["counts"].decode("ascii"))
+    return filled(segmentation, size)
 
 
 def _starts(length: int, side: int) -> list[int]:
@@ -296,6 +294,14 @@ def _segmentation(annotation: Mapping[str, Any], size: tuple[int, int]) -> str |
     if isinstance(counts, list):
         return tuple(counts)
     raise ValueError("has an RLE without counts; they are a string or a list of runs")
+
+
+def _draws(annotation: dict[str, Any]) -> bool:
+    """Whether an annotation draws anything once polygons of fewer than three points are gone from it."""
+    drawn = annotation.get("segmentation")
+    if isinstance(drawn, list):
+        drawn = annotation["segmentation"] = [part for part in drawn if not isinstance(part, list) or len(part) >= 6]
+    return bool(drawn)
 
 
 def _polygon(parts: list[Any], size: tuple[int, int]) -> list[list[float]]:

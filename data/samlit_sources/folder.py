@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,8 @@ from samlit.structures import Sample
 __all__ = ["Folder"]
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-MASKS = (".bmp", ".png", ".tif", ".tiff")
+HDF5 = (".h5", ".hdf5")
+MASKS = (".bmp", ".png", ".tif", ".tiff", *HDF5)
 LOSSY = (".jpeg", ".jpg", ".webp")
 
 
@@ -46,7 +47,8 @@ class Folder(Source):
     The masks of `images/NAME.jpg` are what is found of:
 
     - `masks/NAME.png` or `.tif`, a label map of 8, 16 or 32 bits or with a palette: every value but 0 is a mask; in a
-      TIFF of several pages, every value of every page, so that pages may be one mask each, or label maps;
+      TIFF of several pages, every value of every page, so that pages may be one mask each, or label maps; or `.hdf5`
+      with one array;
     - `masks/NAME/*.png`, one mask a file: what is not 0 is in it;
     - `masks/NAME_*.png`, the same.
 
@@ -62,6 +64,8 @@ class Folder(Source):
         image_names: Pattern of the images' names; those that are not of it are no samples. Every image if not given.
         mask_names: Pattern of the masks' names, as above if not given. With a `*` each file is one mask, without one
             each is a label map; other files are left alone.
+        stray: Whether masks whose image is not there are left alone; otherwise they are an error, as most often a name
+            is misspelled.
         empty: Whether images without a file of masks are samples too; otherwise they are an error, for most often a
             name is misspelled. A label map of zeros is a sample without masks always.
         background: Values that are no mask; [0, 255] where 255 marks borders in label maps, as in PASCAL VOC.
@@ -80,6 +84,7 @@ class Folder(Source):
         masks: str | None = None,
         image_names: str | None = None,
         mask_names: str | None = None,
+        stray: bool = False,
         empty: bool = False,
         background: tuple[int, ...] = (0,),
         binary: bool = False,
@@ -90,7 +95,7 @@ class Folder(Source):
             if pattern is not None and "{}" not in pattern:
                 raise ValueError(f"{option}: {pattern!r} has no {{}} for what an image and its masks have in common")
         self.root, self.images, self.masks = root, images, masks
-        self.image_names, self.mask_names = image_names, mask_names
+        self.image_names, self.mask_names, self.stray = image_names, mask_names, stray
         self.empty, self.background, self.binary, self.colours = empty, tuple(background), binary, colours
         self.min_area = max(min_area, 1)
         self._pairs: list[_Pair] | None = None
@@ -168,7 +173,7 @@ class Folder(Source):
         """All images with their masks, by name."""
         pictures = [name for name in _listed(images) if name.lower().endswith(IMAGES)]
         beside = images == masks
-        others = pictures if beside else _listed(masks)
+        others = _listed(masks)
         if masks.is_relative_to(images) and not beside:
             inside = f"{masks.relative_to(images).as_posix()}/"
             pictures = [name for name in pictures if not name.startswith(inside)]
@@ -180,8 +185,10 @@ class Folder(Source):
             found.by_usual_names(pictures, others, named)
         if not found.stems:
             raise ValueError(f"{images}: holds no images ({self.image_names or ', '.join(IMAGES)})")
-        if found.lost:
-            raise ValueError(f"{masks}: {_some(found.lost)} no image of that name in {images}; rename, or remove")
+        if found.lost and not self.stray:
+            raise ValueError(f"{masks}: {_some(found.lost)} no image of that name in {images}; rename, or stray: true")
+        if any(name.lower().endswith(HDF5) for of in (*found.maps.values(), *found.parts.values()) for name in of):
+            _h5py(masks)
         pairs = [
             _Pair(name, tuple(found.maps.get(stem, ())), tuple(sorted(found.parts.get(stem, ()), key=_natural)))
             for stem, name in sorted(found.stems.items(), key=lambda item: item[1])
@@ -220,9 +227,9 @@ class _Found:
         for name in sorted(others, key=lambda name: (len(_stem(name)), name.lower().endswith(MASKS), name)):
             stem = _stem(name)
             owner = stem if stem in self.stems else _owner(stem, self.stems)
-            if owner and (name.lower().endswith(MASKS) or not self.beside):
+            if owner and (name.lower().endswith(MASKS) or (name.lower().endswith(LOSSY) and not self.beside)):
                 self._take(name, owner, self.maps if owner == stem else self.parts)
-            elif self.beside:
+            elif self.beside and name.lower().endswith(IMAGES):
                 self._add(named(name), name)
             elif name.lower().endswith(MASKS):
                 self.lost.append(name)
@@ -315,6 +322,9 @@ def _pages(path: Path) -> Iterator[npt.NDArray[np.generic]]:
     Raises:
         Damaged: It cannot be read, is too large, or holds no labels.
     """
+    if path.suffix.lower() in HDF5:
+        yield _array(path)
+        return
     try:
         with Image.open(path) as image:
             for page in ImageSequence.Iterator(image):
@@ -331,6 +341,36 @@ def _pages(path: Path) -> Iterator[npt.NDArray[np.generic]]:
         raise Damaged("image", f"{path.name} {error}") from None
     except (OSError, SyntaxError) as error:
         raise Damaged("image", f"{path.name} is damaged or cut off ({error})") from None
+
+
+def _h5py(masks: Path) -> Any:
+    """The library, which is asked for only where there is such a file."""
+    try:
+        import h5py
+    except ImportError:
+        raise ValueError(f"{masks}: holds masks in HDF5, which need h5py: pip install 'samlit[eval]'") from None
+    return h5py
+
+
+def _array(path: Path) -> npt.NDArray[np.generic]:
+    """The one array of an HDF5 file, (H, W) of integers.
+
+    Raises:
+        Damaged: It cannot be read, or holds something else.
+    """
+    try:
+        with _h5py(path).File(path) as file:
+            held = list(file.values())
+            if len(held) != 1 or getattr(held[0], "ndim", 0) != 2 or held[0].dtype.kind not in "iu":
+                raise Damaged("image", f"{path.name} is not one array of two dimensions and whole numbers")
+            if held[0].size > MAX_PIXELS:
+                raise Damaged("bomb", f"{path.name} has more than {MAX_PIXELS} pixels")
+            values: npt.NDArray[np.generic] = held[0][()]
+    except FileNotFoundError:
+        raise Damaged("image", f"{path.name} is not there any more") from None
+    except OSError as error:
+        raise Damaged("image", f"{path.name} is damaged or cut off ({error})") from None
+    return values
 
 
 def _values(page: Image.Image) -> npt.NDArray[np.generic]:

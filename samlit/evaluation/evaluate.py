@@ -122,10 +122,12 @@ def main(argv: list[str]) -> int:
     if options.set and not options.data:
         raise UsageError("--set is for the sources of --data, and there are none")
     typed = specs.read(options.data, options.set) if options.data else []
-    chosen = [(spec.text, spec) for spec in typed]
-    listed = suite.on_disk(Path(options.sets)) if options.sets else []
-    chosen += [(found.name, specs.read([found.spec], found.settings)[0]) for found in listed]
-    judged = [(name, *specs.build([spec])) for name, spec in chosen]
+    from samlit.loading.sampled import Sampled
+
+    judged = [(spec.text, *specs.build([spec])) for spec in typed]
+    for found in suite.on_disk(Path(options.sets)) if options.sets else []:
+        source, arguments = specs.build(specs.read(found.specs, found.settings))
+        judged.append((found.name, Sampled(source, found.images) if found.images else source, arguments))
     task, keys = built(class_path, options.task, rest)
 
     from samlit import checkpoints

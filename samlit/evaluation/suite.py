@@ -1,19 +1,62 @@
 """The paper's 23 data sets of single points (section 7.1, its table 7): what they are, and which of them are on disk.
 
 Splits, numbers and addresses are the paper's. From data sets of more than 15,000 masks it drew images at random until
-these had about 10,000; which ones was never published, nor what was done about tiny masks, so an evaluation says where
-the numbers on disk are others. Licences are as publishers, or those who pass the data on, state them; where none could
-be read it is left out, and has to be looked up at the address.
+these had about 10,000; which ones was never published, so as many are drawn here, the same ones every time, and an
+evaluation says where images or masks are not as many as the paper's. Licences are as publishers, or those who pass the
+data on, state them; where none could be read it is left out, and has to be looked up at the address.
+
+How each is laid out when it is unpacked is as its publishers' code and documents say, or others' who read it: tried on
+miniatures of them, not on the originals.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from samlit.errors import UsageError
 
-__all__ = ["SUITE", "Found", "Listed", "differences", "on_disk"]
+__all__ = ["SUITE", "Found", "Listed", "Part", "differences", "on_disk"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What of a data set a source reads, as it is published.
+
+    Attributes:
+        source: A source's name.
+        path: Its first argument, in the data set's folder.
+        settings: What else it is told; `images` and `masks` are in the data set's folder too.
+        sign: A glob of what shows that it is there, where the path does not.
+    """
+
+    source: str
+    path: str
+    settings: Mapping[str, object] = field(default_factory=dict)
+    sign: str = ""
+
+    def spec(self, folder: Path) -> str:
+        """`SOURCE:PATH`, as it is typed."""
+        return f"{self.source}:{folder / self.path}"
+
+    def arguments(self, folder: Path) -> list[str]:
+        """`KEY=VALUE`, as they are typed."""
+        values = {
+            key: folder / str(value) if key in ("images", "masks") else value for key, value in self.settings.items()
+        }
+        return [f"{key}={_typed(value)}" for key, value in values.items()]
+
+    @property
+    def needs(self) -> list[str]:
+        """Globs of what it reads, in the data set's folder."""
+        named = [str(self.settings[key]) for key in ("images", "masks") if key in self.settings]
+        return [place for place in (self.path, *named, self.sign) if place not in ("", ".")]
+
+    def is_there(self, folder: Path) -> bool:
+        """Whether all of that is on disk."""
+        return all(any(folder.glob(place)) for place in self.needs)
 
 
 @dataclass(frozen=True)
@@ -28,9 +71,10 @@ class Listed:
         masks: and masks in it.
         address: Where it is.
         licence: Under which terms it may be used; empty where they have to be looked up at the address.
-        reads: How samlit reads it as it is published: `SOURCE:PATH`, the path being in the data set's folder; nothing
-            where it has to be brought into one of `LAYOUTS` first.
-        settings: Of the source, `KEY=VALUE`; values are paths in the data set's folder.
+        parts: How samlit reads it as it is published, one part after the other; nothing where it has to be brought into
+            one of `LAYOUTS` first.
+        within: Folders that it may be unpacked into, in its own.
+        drawn: Whether the paper drew images from a larger part at random.
     """
 
     title: str
@@ -40,8 +84,9 @@ class Listed:
     masks: int
     address: str
     licence: str = ""
-    reads: tuple[str, ...] = ()
-    settings: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
+    within: tuple[str, ...] = ()
+    drawn: bool = False
 
     @property
     def summary(self) -> str:
@@ -62,13 +107,15 @@ class Found:
 
     Attributes:
         name: In `SUITE`.
-        spec: `SOURCE:PATH`.
-        settings: Of the source, `KEY=VALUE`.
+        specs: `SOURCE:PATH` of each part.
+        settings: Of the sources, `NUMBER.KEY=VALUE`.
+        images: How many are to be drawn from it; None for all.
     """
 
     name: str
-    spec: str
+    specs: tuple[str, ...]
     settings: tuple[str, ...]
+    images: int | None
 
 
 LAYOUTS = (("annotations.json", "coco:{}/annotations.json"), ("masks", "folder:{}"), ("*.tar", "sa1b:{}"))
@@ -76,6 +123,10 @@ LAYOUTS = (("annotations.json", "coco:{}/annotations.json"), ("masks", "folder:{
 
 NON_COMMERCIAL = "CC BY-NC 4.0: not for commercial use"
 ACADEMIC = "for teaching and research; commercial use needs permission"
+
+NOT_JUDGED = (*range(7), 9, 10, 14, 15, 16, 18, 29, 30)
+GROUPS = (*range(24, 29), *range(31, 34))
+"""Of Cityscapes: classes that its own evaluation ignores, and regions of several things that were not told apart."""
 
 SUITE = {
     "ade20k": Listed(
@@ -85,6 +136,15 @@ SUITE = {
         302,
         10_128,
         "https://groups.csail.mit.edu/vision/datasets/ADE20K",
+        parts=(
+            Part(
+                "folder",
+                "images/ADE/validation",
+                {"image_names": "{}.jpg", "mask_names": "{}/instance_*.png", "background": [0, 128]},
+            ),
+        ),
+        within=("ADE20K_2021_17_01",),
+        drawn=True,
     ),
     "bbbc038v1": Listed(
         "BBBC038v1",
@@ -94,11 +154,48 @@ SUITE = {
         10_506,
         "https://bbbc.broadinstitute.org/BBBC038",
         "CC0",
+        parts=(
+            Part("folder", ".", {"image_names": "{}/images/*.png", "mask_names": "{}/masks/*.png"}, "*/masks/*.png"),
+        ),
+        within=("stage1_train",),
+        drawn=True,
     ),
     "cityscapes": Listed(
-        "Cityscapes", "driving, panoptic masks", "val", 293, 9_973, "https://www.cityscapes-dataset.com"
+        "Cityscapes",
+        "driving, panoptic masks",
+        "val",
+        293,
+        9_973,
+        "https://www.cityscapes-dataset.com",
+        parts=(
+            Part(
+                "folder",
+                ".",
+                {
+                    "images": "leftImg8bit/val",
+                    "masks": "gtFine/val",
+                    "image_names": "{}_leftImg8bit.png",
+                    "mask_names": "{}_gtFine_instanceIds.png",
+                    "background": [*NOT_JUDGED, *GROUPS],
+                },
+            ),
+        ),
+        drawn=True,
     ),
-    "doors": Listed("DOORS", "boulders, synthetic", "DS1", 10_000, 10_000, "https://zenodo.org/record/7107409"),
+    "doors": Listed(
+        "DOORS",
+        "boulders, synthetic",
+        "DS1",
+        10_000,
+        10_000,
+        "https://zenodo.org/record/7107409",
+        parts=(Part("folder", ".", {"images": "DS1/DS/img", "masks": "DS1/DS/mask", "binary": True}),),
+        within=(
+            "Segmentation",
+            "DOORS/Segmentation",
+        ),
+        drawn=True,
+    ),
     "dram": Listed(
         "DRAM",
         "paintings, semantic masks",
@@ -106,6 +203,17 @@ SUITE = {
         718,
         1_179,
         "https://faculty.runi.ac.il/arik/site/artseg/Dram-Dataset.html",
+        parts=(
+            Part(
+                "folder",
+                ".",
+                {"images": "test", "masks": "labels", "background": [0, 1, 2, 6, 7, 11, 14, 18, 19, 20, 255]},
+            ),
+        ),
+        within=(
+            "DRAM_processed",
+            "DRAM_500",
+        ),
     ),
     "egohos": Listed(
         "EgoHOS",
@@ -114,6 +222,12 @@ SUITE = {
         2_940,
         9_961,
         "https://github.com/owenzlz/EgoHOS",
+        parts=(Part("folder", ".", {"images": "train/image", "masks": "train/label"}),),
+        within=(
+            "data",
+            "egohos_dataset",
+        ),
+        drawn=True,
     ),
     "gtea": Listed("GTEA", "hands at daily work", "train, hands", 652, 1_208, "https://cbs.ic.gatech.edu/fpv"),
     "hypersim": Listed(
@@ -124,6 +238,20 @@ SUITE = {
         9_445,
         "https://github.com/apple/ml-hypersim",
         "CC BY-SA 3.0",
+        parts=(
+            Part(
+                "folder",
+                ".",
+                {
+                    "image_names": "{}_final_preview/{}.tonemap.jpg",
+                    "mask_names": "{}_geometry_hdf5/{}.semantic_instance.hdf5",
+                    "background": [-1],
+                    "stray": True,
+                },
+                "*/images/scene_cam_*_geometry_hdf5",
+            ),
+        ),
+        drawn=True,
     ),
     "ibd": Listed(
         "IBD",
@@ -133,12 +261,50 @@ SUITE = {
         11_953,
         "https://californiachen.github.io/datasets/InstanceBuilding",
     ),
-    "ishape": Listed("iShape", "things of irregular shape", "val", 754, 9_742, "https://ishape.github.io"),
+    "ishape": Listed(
+        "iShape",
+        "things of irregular shape",
+        "val",
+        754,
+        9_742,
+        "https://ishape.github.io",
+        parts=(
+            Part(
+                "folder",
+                ".",
+                {
+                    "image_names": "{}/val/image/{}.*",
+                    "mask_names": "{}/val/instance_map/{}.png",
+                    "background": [*range(1000)],
+                },
+                "*/val/instance_map",
+            ),
+        ),
+        within=("ishape_dataset",),
+        drawn=True,
+    ),
     "lvis": Listed(
-        "LVIS v0.5", "scenes", "val", 945, 9_642, "https://www.lvisdataset.org", reads=("coco:lvis_v0.5_val.json",)
+        "LVIS v0.5",
+        "scenes",
+        "val",
+        945,
+        9_642,
+        "https://www.lvisdataset.org",
+        parts=(Part("coco", "lvis_v0.5_val.json", {"images": "val2017", "empty": False}),),
+        drawn=True,
     ),
     "ndd20": Listed(
-        "NDD20", "dolphins above and under water", "", 4_402, 6_100, "https://doi.org/10.25405/data.ncl.c.4982342"
+        "NDD20",
+        "dolphins above and under water",
+        "",
+        4_402,
+        6_100,
+        "https://doi.org/10.25405/data.ncl.c.4982342",
+        parts=(
+            Part("via", "ABOVE_LABELS.json", {"images": "ABOVE"}),
+            Part("via", "BELOW_LABELS.json", {"images": "BELOW"}),
+        ),
+        within=("NDD20",),
     ),
     "ndispark": Listed(
         "NDISPark",
@@ -148,8 +314,19 @@ SUITE = {
         2_577,
         "https://zenodo.org/record/6560823",
         "ODC-By 1.0",
+        parts=(Part("coco", "train/train_coco_annotations.json", {"images": "train/imgs", "empty": False}),),
+        within=("ndis_park",),
     ),
-    "ovis": Listed("OVIS", "videos of things that hide each other", "train", 2_044, 10_011, "http://songbai.site/ovis"),
+    "ovis": Listed(
+        "OVIS",
+        "videos of things that hide each other",
+        "train",
+        2_044,
+        10_011,
+        "http://songbai.site/ovis",
+        parts=(Part("coco", "annotations_train.json", {"images": "train", "empty": False}),),
+        drawn=True,
+    ),
     "pidray": Listed(
         "PIDRay",
         "baggage under X-rays",
@@ -157,8 +334,8 @@ SUITE = {
         3_733,
         8_892,
         "https://github.com/bywang2018/security-dataset",
-        reads=("coco:annotations/xray_test_hard.json",),
-        settings=("images=hard",),
+        parts=(Part("coco", "annotations/xray_test_hard.json", {"images": "hard"}),),
+        within=("pidray",),
     ),
     "plittersdorf": Listed(
         "Plittersdorf",
@@ -167,12 +344,53 @@ SUITE = {
         187,
         546,
         "https://timm.haucke.xyz/datasets/plittersdorf",
+        parts=(
+            *(
+                Part("coco", f"{split}.json", {"images": "images", "empty": False})
+                for split in ("train", "val", "test")
+            ),
+        ),
+        within=("plittersdorf_instance_segmentation_coco",),
     ),
-    "ppdls": Listed("PPDLS", "leaves of plants", "", 182, 2_347, "https://www.plant-phenotyping.org/datasets-home"),
+    "ppdls": Listed(
+        "PPDLS",
+        "leaves of plants",
+        "",
+        182,
+        2_347,
+        "https://www.plant-phenotyping.org/datasets-home",
+        parts=(
+            *(
+                Part("folder", f"Plant/{plant}", {"image_names": "{}_rgb.png", "mask_names": "{}_label.png"})
+                for plant in ("Ara2012", "Tobacco")
+            ),
+        ),
+        within=("Plant_Phenotyping_Datasets",),
+    ),
     "streets": Listed(
-        "STREETS", "cars before traffic cameras", "", 819, 9_854, "https://databank.illinois.edu/datasets/IDB-3671567"
+        "STREETS",
+        "cars before traffic cameras",
+        "",
+        819,
+        9_854,
+        "https://databank.illinois.edu/datasets/IDB-3671567",
+        parts=(Part("via", "annotations/vehicle-annotations.json", {"images": "images", "empty": False}),),
+        within=("vehicleannotations",),
+        drawn=True,
     ),
-    "timberseg": Listed("TimberSeg 1.0", "logs", "", 220, 2_487, "https://data.mendeley.com/datasets/y5npsm3gkj"),
+    "timberseg": Listed(
+        "TimberSeg 1.0",
+        "logs",
+        "",
+        220,
+        2_487,
+        "https://data.mendeley.com/datasets/y5npsm3gkj",
+        parts=(Part("coco", "coco_annotation.json", {"images": "."}),),
+        within=(
+            "prescaled",
+            "y5npsm3gkj-2/prescaled",
+        ),
+    ),
     "trashcan": Listed(
         "TrashCan",
         "litter under water",
@@ -181,13 +399,41 @@ SUITE = {
         9_540,
         "https://conservancy.umn.edu/handle/11299/214865",
         ACADEMIC,
-        ("coco:instance_version/instances_train_trashcan.json",),
-        ("images=instance_version/train",),
+        parts=(
+            Part(
+                "coco",
+                "instance_version/instances_train_trashcan.json",
+                {"images": "instance_version/train", "empty": False, "strict": False},
+            ),
+        ),
+        within=("dataset",),
     ),
     "visor": Listed(
-        "VISOR", "a cook's own view", "val", 1_864, 10_141, "https://epic-kitchens.github.io/VISOR", NON_COMMERCIAL
+        "VISOR",
+        "a cook's own view",
+        "val",
+        1_864,
+        10_141,
+        "https://epic-kitchens.github.io/VISOR",
+        NON_COMMERCIAL,
+        parts=(Part("visor", ".", {"split": "val", "empty": False}, "rgb_frames/val"),),
+        within=(
+            "GroundTruth-SparseAnnotations",
+            "2v6cgv1x04ol22qp9rm9x2j6a7/GroundTruth-SparseAnnotations",
+        ),
+        drawn=True,
     ),
-    "woodscape": Listed("WoodScape", "driving, by fisheye", "set 1", 107, 10_266, "https://woodscape.valeo.com/home"),
+    "woodscape": Listed(
+        "WoodScape",
+        "driving, by fisheye",
+        "set 1",
+        107,
+        10_266,
+        "https://woodscape.valeo.com/home",
+        parts=(Part("woodscape", ".", {"empty": False}, "instance_annotations"),),
+        within=("WoodScape_ICCV19",),
+        drawn=True,
+    ),
     "zerowaste": Listed(
         "ZeroWaste-f",
         "waste to be sorted",
@@ -195,8 +441,11 @@ SUITE = {
         2_947,
         6_155,
         "http://ai.bu.edu/zerowaste",
-        reads=("coco:train/labels.json",),
-        settings=("images=train/data",),
+        parts=(Part("coco", "train/labels.json", {"images": "train/data", "empty": False, "strict": False}),),
+        within=(
+            "splits_final_deblurred",
+            "zerowaste-f-final/splits_final_deblurred",
+        ),
     ),
 }
 
@@ -214,20 +463,30 @@ def on_disk(root: Path) -> list[Found]:
     found = []
     for name, listed in SUITE.items():
         folder = root / name
-        published = [spec for spec in listed.reads if (folder / spec.partition(":")[2]).exists()]
+        places = [folder / inner for inner in ("", *listed.within)] if listed.parts else []
+        place = next((one for one in places if all(part.is_there(one) for part in listed.parts)), None)
         brought = [spec for pattern, spec in LAYOUTS if any(folder.glob(pattern))]
-        if published:
-            source, _, path = published[0].partition(":")
-            settings = tuple(f"{key}={folder / value}" for key, _, value in (s.partition("=") for s in listed.settings))
-            found.append(Found(name, f"{source}:{folder / path}", settings))
+        drawn = listed.images if listed.drawn else None
+        if place:
+            settings = [
+                f"{number}.{setting}"
+                for number, part in enumerate(listed.parts, start=1)
+                for setting in part.arguments(place)
+            ]
+            found.append(Found(name, tuple(part.spec(place) for part in listed.parts), tuple(settings), drawn))
         elif brought:
-            found.append(Found(name, brought[0].format(folder), ()))
+            found.append(Found(name, (brought[0].format(folder),), (), drawn))
     if not found:
         raise UsageError(
             f"--sets {root}: none of the paper's data sets is there; each belongs in a folder of its name, "
             "like bbbc038v1/annotations.json (`samlit list sets`)"
         )
     return found
+
+
+def _typed(value: object) -> str:
+    """A setting's value, as a person would type it."""
+    return json.dumps(value) if isinstance(value, (bool, list)) else str(value)
 
 
 def differences(name: str, images: int, masks: int) -> str:

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from samlit.faults import Damaged
 
-__all__ = ["MAX_PIXELS", "Encoded", "encoded", "read", "rgb"]
+__all__ = ["MAX_PIXELS", "Encoded", "encoded", "read", "rgb", "size_of"]
 
 MAX_PIXELS = 89_478_485
 """Rows times columns of an image that is decoded: where Pillow, too, begins to suspect a decompression bomb."""
@@ -134,6 +134,19 @@ def read(path: str, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8
         f"{path}: the image is {columns} wide and {rows} high, its annotations are for {size[1]} wide and {size[0]} "
         "high; correct the size that is stated, or use the image that was annotated",
     )
+
+
+def size_of(path: str) -> tuple[int, int]:
+    """Rows and columns of an image as a person sees it, by its header alone.
+
+    Raises:
+        Damaged: There is no such file, it is no image, or is damaged.
+    """
+    with suppress(Exception), Image.open(path) as image:
+        turned = image.getexif().get(_ORIENTATION, 1) >= 5
+        return image.size if turned else (image.height, image.width)
+    pixels = read(path)  # which says what is wrong with it
+    return pixels.shape[0], pixels.shape[1]
 
 
 def encoded(path: str, size: tuple[int, int]) -> Encoded | npt.NDArray[np.uint8]:
