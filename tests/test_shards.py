@@ -240,7 +240,7 @@ def _claiming(height: int, width: int) -> bytes:
     [
         (jpeg((41, 56)), SIZE, "the image is 41x56, its JSON says 40x56"),
         (_claiming(60_000, 60_000), SIZE, "cannot be decoded: Image size .* exceeds"),
-        (_claiming(9_500, 9_500), (9_500, 9_500), "cannot be decoded: Image size .* exceeds"),
+        (_claiming(9_500, 9_500), (9_500, 9_500), "cannot be decoded: Image size .* exceeds|more than 89478485 pixels"),
         (jpeg()[:700], SIZE, "cannot be decoded: .*truncated"),
         (b"", SIZE, "neither JPEG nor PNG"),
         (os.urandom(1000), SIZE, "neither JPEG nor PNG"),

@@ -349,9 +349,8 @@ def built(class_path: str, name: str, words: Sequence[str]) -> tuple[Task, dict[
             return None, {}  # type: ignore[return-value]
         raise
     keys = typed.as_dict().get("task", {})
-    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before 4.49
     try:
-        task = instantiate(typed).task
+        task = parser.instantiate(typed).task
     except (TypeError, ValueError) as error:
         raise UsageError(f"--task {name}: {one_line(error)}") from error
     if not isinstance(task, Task):

@@ -139,10 +139,9 @@ def _build(spec: Spec) -> tuple[Source, dict[str, Any]]:
     add = parser.add_class_arguments if inspect.isclass(target) else parser.add_function_arguments
     add(target, fail_untyped=False)
     typed = parser.parse_args([f"--{name}={value}" for name, value in given.items()])
-    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # its name before 4.49
     arguments = typed.as_dict()
     try:
-        source = target(**vars(instantiate(typed)))
+        source = target(**vars(parser.instantiate(typed)))
     except (TypeError, ValueError) as error:
         raise UsageError(f"{spec.text}: {one_line(error)}") from error
     if not isinstance(source, Source):
