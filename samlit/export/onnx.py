@@ -233,7 +233,10 @@ def _smaller(path: Path, precision: str) -> None:
         quant_pre_process(path, folded, skip_symbolic_shape=True)
     finally:
         set_default_logger_severity(2)  # as onnxruntime begins
-    graph = onnx.load(folded).graph
+    model = onnx.load(folded)
+    graph = model.graph
+    del graph.value_info[:]  # a weight that was transposed here still has its old shape there, in onnxruntime to 1.26
+    onnx.save(model, folded)
     sizes = {one.name: list(one.dims) for one in graph.initializer}
     # What multiplies a click's x and y is left: rounded, it would move the click.
     places = [node.name for node in graph.node if any(sizes.get(name, [])[:1] == [2] for name in node.input)]
