@@ -155,16 +155,6 @@ def photographs(name):
     return Coco(str(file), empty=False)
 
 
-@needs_mobile_sam
-@pytest.mark.parametrize(("name", "box", "point"), [("food/train", 0.9, 0.7), ("nuclei/val", 0.8, 0.6)])
-def test_mobile_sam_answers_as_released(mobile, name, box, point):
-    found = measured(photographs(name), 2, 8, *mobile)
-    for kind, floor in (("box", box), ("point", point)):
-        theirs, ours = found[kind]
-        assert abs(theirs - ours) < 0.005
-        assert ours > floor
-
-
 def clicked(released, truth):
     """IoU of the released predictor's answers to a box and to three clicks, each where the last answer is wrong."""
     x0, y0, x1, y1 = rle.box(rle.encode(truth))
@@ -206,9 +196,8 @@ def test_points_and_boxes_are_judged_as_with_the_released_predictor(mobile):
 @pytest.mark.slow
 @needs_mobile_sam
 @pytest.mark.parametrize(("name", "box", "point"), [("food/train", 0.92, 0.74), ("nuclei/val", 0.84, 0.63)])
-def test_mobile_sam_answers_as_released_on_more(mobile, name, box, point):
+def test_mobile_sam_answers_as_released(mobile, name, box, point):
     found = measured(photographs(name), 5, 8, *mobile)
-    print(name, found)
     for kind, floor in (("box", box), ("point", point)):
         theirs, ours = found[kind]
         assert abs(theirs - ours) < 0.005

@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from tests import cutting
+
 ROOT = Path(__file__).parents[1]
 Shell = Callable[..., "subprocess.CompletedProcess[str]"]
 FIT = ["-m", "samlit", "fit", "--recipe", "tiny", "--data.source.count", "8", "--data.validation.count", "2"]
 FIT += ["--trainer.max_steps", "2", "--trainer.limit_val_batches", "1", "--trainer.enable_progress_bar", "false"]
-FIT += ["--trainer.logger", "false", "--trainer.devices", "1"]
+FIT += ["--trainer.logger", "false", "--trainer.devices", "1", "--report.examples", "0", "--speed.flops", "false"]
+FIT += [word for key, value in cutting.SMALL["tiny"].items() for word in (f"--{key}", str(value))]
 
 
 def example(title: str) -> str:

@@ -78,7 +78,6 @@ def fitted(reference, grid):
     ("name", "size"),
     [
         ("vit_b", 320),
-        pytest.param("vit_b", 1024, marks=pytest.mark.slow),
         pytest.param("vit_l", 320, marks=pytest.mark.slow),
         pytest.param("vit_h", 256, marks=pytest.mark.slow),
     ],
