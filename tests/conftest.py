@@ -105,6 +105,7 @@ trainer:
   max_steps: 1
   enable_model_summary: false
   enable_progress_bar: false
+speed: {flops: false}
 """
 
 

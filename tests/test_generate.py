@@ -249,7 +249,7 @@ def test_workers_are_killed_and_nothing_is_lost_or_done_twice(checkpoint, tmp_pa
     kill_when(9, first, first)
     assert len(begun()) < count
     killed += 2
-    again = start(3)
+    again = start(2)
     kill_when(22, again, again[:1])
     killed += 1
     for one in again[1:]:

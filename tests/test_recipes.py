@@ -61,7 +61,7 @@ def test_another_source_takes_over_nothing_of_the_recipes_own(capsys: pytest.Cap
     assert source["class_path"] == "samlit_sources.coco.Coco"
     given = source["init_args"]
     assert {k: v for k, v in given.items() if k != "annotations"} == {
-        "images": None, "crowd": False, "empty": True, "min_area": 1, "tile": 0
+        "images": None, "crowd": False, "empty": True, "min_area": 1, "strict": True, "tile": 0
     }  # fmt: skip
 
 

@@ -63,6 +63,7 @@ data:
   augment: {flip: 0.5, zoom: [0.8, 1.5], color: 0.3}
 trainer: {accelerator: cpu, max_steps: 9, deterministic: true, enable_model_summary: false, log_every_n_steps: 1}
 checkpoints: {last_every: 2}
+speed: {flops: false}
 """
 
 

@@ -23,7 +23,7 @@ DRAWN_ON = (1080, 1920)  # rows and columns of all frames with sparse annotation
 
 
 class Visor(Outlines):
-    """VISOR's sparse annotations and their frames, which stay in the archives that they come in, or are unpacked.
+    """VISOR's sparse annotations and their frames, in the archives that they come in or unpacked.
 
     An outline within another one is a hole, as the authors draw them. The thing's name is the phrase.
 
