@@ -180,6 +180,22 @@ def test_nobody_waits_for_a_process_that_is_lost(tmp_path):
     assert gone(child)
 
 
+def test_who_was_lost_is_told_and_not_who_is_ended_for_it(monkeypatch):
+    class Waiting(launch.Launcher):
+        def end(self):
+            super().end()
+            for process in self.procs:
+                process.wait()
+
+    told = []
+    monkeypatch.setattr(launch, "GRACE", 0)
+    monkeypatch.setattr(launch, "_leave", told.append)
+    one = Waiting(None, 3, 1)
+    one.procs = [subprocess.Popen([sys.executable, "-c", code]) for code in ("import time; time.sleep(100)", KILLED)]
+    one._watch()
+    assert told[0].startswith("rank 2 (process")
+
+
 ENDS = '''
 import os, signal
 from pathlib import Path

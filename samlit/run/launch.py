@@ -67,13 +67,13 @@ class Launcher(_SubprocessScriptLauncher):
 
     def _watch(self) -> None:
         """End all if one of the others ends badly and this process does not notice by itself."""
-        while not self.lost():
+        while not (found := self.lost()):
             if all(process.poll() == 0 for process in self.procs):
                 return
             time.sleep(0.5)
         time.sleep(GRACE)
-        self.end()
-        _leave(self.lost())
+        self.end()  # after which they are all lost
+        _leave(found)
 
 
 def reason(launcher: Any, error: BaseException) -> str:
