@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from samlit import plugins
 from samlit.masks import rle
 from tests.documents import DOCUMENTS, ROOT
 
@@ -70,3 +71,11 @@ def test_the_source_of_datas_readme_reads_pairs(tmp_path: Path) -> None:
     assert sample.key == "a"
     assert sample.image.shape == (20, 30, 3)
     assert np.array_equal(rle.decode(sample.masks[0]), mask)
+
+
+@pytest.mark.parametrize("document", ["data/README.md", "docs/data.md"])
+def test_every_source_of_samlits_own_is_in_the_tables(document: str) -> None:
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", (ROOT / document).read_text(), re.M)
+    listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    own = {plugin.name for plugin in plugins.catalogue("sources") if plugin.package == "samlit"}
+    assert own <= listed

@@ -90,7 +90,10 @@ def test_mistakes_in_a_via_file_are_one_line(tmp_path: Path) -> None:
             {"name": "polygon", "all_points_x": [1, 2, 3], "all_points_y": [1, 2]},
             "region 0 of a.jpg has an outline of not",
         ),
-        ({"name": "polygon", "all_points_x": [1, 2, "x"], "all_points_y": [1, 2, 3]}, "does not hold numbers only"),
+        (
+            {"name": "polygon", "all_points_x": [1, 2, "x"], "all_points_y": [1, 2, 3]},
+            "points are not all an x and a y",
+        ),
         ({"name": "circle", "cx": 3}, "a circle or an ellipse without"),
         ({"name": "rect"}, "holds no masks"),
     ]
@@ -150,7 +153,9 @@ def test_mistakes_in_woodscape_are_one_line(tmp_path: Path) -> None:
     assert [sample.phrases for sample in WoodScape(str(root), ("car",))] == [("road surface",)] * 2
     file = root / "instance_annotations/instance_annotations/00000_FV.json"
     write(file, {"00000_FV.json": {"annotation": [{"tags": ["car"], "segmentation": [[1, 2], [3, "x"], [4, 5]]}]}})
-    says(WoodScape(str(root)), r"00000_FV\.json: has an outline that does not hold numbers only")
+    says(WoodScape(str(root)), r"00000_FV\.json: has an outline whose points are not all an x and a y")
+    write(file, {"00000_FV.json": {"annotation": [{"tags": ["car"], "segmentation": [[1, 2], [3], [4, 5]]}]}})
+    says(WoodScape(str(root)), r"00000_FV\.json: has an outline whose points are not all an x and a y")
     write(file, {"00000_FV.json": {}})
     says(WoodScape(str(root)), r"00000_FV\.json: is no annotation of WoodScape's")
     (root / "rgb_images/00000_FV.png").unlink()

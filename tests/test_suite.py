@@ -1,6 +1,7 @@
 """The paper's 23 data sets: the catalogue, which are found on disk, and `samlit evaluate --sets`."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -145,6 +146,15 @@ def test_what_is_not_there_is_one_clear_line(tmp_path):
 def test_sizes_that_differ_from_the_papers_are_told():
     assert suite.differences("gtea", 652, 1_208) == ""
     assert suite.differences("gtea", 2, 4) == "2 images and 4 masks, the paper's part has 652 and 1,208"
+
+
+def test_no_more_images_are_judged_than_the_paper_drew(tmp_path, checkpoint, capsys, monkeypatch):
+    discs(tmp_path / "sets" / "doors", 5)
+    monkeypatch.setitem(suite.SUITE, "doors", replace(suite.SUITE["doors"], images=3, masks=6))
+    words = ["--task", "boxes", "--weights", str(checkpoint), "--sets", str(tmp_path / "sets"), "--json"]
+    assert cli.main(["evaluate", *words]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["data"]
+    assert (found["data"], found["images"], found["masks"]) == ("doors", 3, 6)
 
 
 def test_the_sets_on_disk_are_evaluated_and_averaged(tmp_path, checkpoint, capsys):

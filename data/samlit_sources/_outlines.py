@@ -120,19 +120,21 @@ class Outlines(Source):
         return self._index
 
 
-def ring(xs: Any, ys: Any) -> list[float] | None:
-    """A ring's points in a row; None where there are fewer than three, which surround nothing.
+def ring(points: Any) -> list[float] | None:
+    """A ring's points, each x and y, in a row; None where there are fewer than three, which surround nothing.
 
     Raises:
-        ValueError: They are no numbers, or not as many of one as of the other; the end of a sentence.
+        ValueError: They are something else; the end of a sentence.
     """
-    if not isinstance(xs, Sequence) or not isinstance(ys, Sequence) or len(xs) != len(ys):
-        raise ValueError("has an outline of not as many x as y")
+    if not points:
+        return None
     try:
-        points = np.array([xs, ys], np.float64).T
+        pairs = np.array(points, np.float64)
     except (TypeError, ValueError):
-        raise ValueError("has an outline that does not hold numbers only") from None
-    return points.ravel().tolist() if len(points) >= 3 else None
+        raise ValueError("has an outline whose points are not all an x and a y, in numbers") from None
+    if pairs.shape != (len(points), 2):
+        raise ValueError("has an outline whose points are not all an x and a y, in numbers")
+    return pairs.ravel().tolist() if len(pairs) >= 3 else None
 
 
 def filled(rings: Sequence[Sequence[float]], size: tuple[int, int], holes: bool = False) -> Rle:

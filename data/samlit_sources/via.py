@@ -70,7 +70,10 @@ class Via(Outlines):
 def _points(shape: Mapping[str, Any]) -> list[float] | None:
     """The ring of a region; None where it is no mask."""
     if "all_points_x" in shape:
-        return ring(shape["all_points_x"], shape.get("all_points_y"))
+        xs, ys = shape["all_points_x"], shape.get("all_points_y")
+        if not isinstance(xs, list) or not isinstance(ys, list) or len(xs) != len(ys):
+            raise ValueError("has an outline of not as many x as y")
+        return ring([*zip(xs, ys, strict=True)])
     if shape.get("name") not in ("circle", "ellipse"):
         return None
     try:
@@ -81,5 +84,5 @@ def _points(shape: Mapping[str, Any]) -> list[float] | None:
         raise ValueError("is a circle or an ellipse without centre and radius") from None
     angles = [2 * math.pi * step / AROUND for step in range(AROUND)]
     across = [(long * math.cos(angle), short * math.sin(angle)) for angle in angles]
-    xs = [x + a * math.cos(turned) - b * math.sin(turned) for a, b in across]
-    return ring(xs, [y + a * math.sin(turned) + b * math.cos(turned) for a, b in across])
+    cos, sin = math.cos(turned), math.sin(turned)
+    return ring([(x + a * cos - b * sin, y + a * sin + b * cos) for a, b in across])

@@ -92,7 +92,7 @@ def _as_drawn(size: tuple[int, int], name: str) -> tuple[int, int]:
 
 def _outline(thing: Any) -> Outline:
     """What is drawn of a thing; of what is only said to be there, nothing."""
-    rings = [ring(*zip(*points, strict=True)) for points in thing["segments"] if points]
+    rings = [ring(points) for points in thing["segments"]]
     return Outline([one for one in rings if one], thing["name"])
 
 

@@ -53,9 +53,8 @@ class WoodScape(Outlines):
 
 def _outline(thing: Mapping[str, Any]) -> Outline | None:
     """What is drawn of a thing; None where it surrounds nothing."""
-    points = [*zip(*thing["segmentation"], strict=True)] or [(), ()]
     tags = thing.get("tags") or [None]
-    surrounding = ring(*points)
+    surrounding = ring(thing["segmentation"])
     return Outline([surrounding], tags[0].replace("_", " ") if tags[0] else None) if surrounding else None
 
 
