@@ -105,9 +105,9 @@ class Server(http.server.SimpleHTTPRequestHandler):
         """Nothing."""
 
 
-def furnish(folder: Path, released: Any, predictor: Predictor, decoder: Path) -> None:
+def furnish(folder: Path, released: Path, predictor: Predictor, decoder: Path) -> None:
     """Put what the page asks for into a folder: both models' graphs, and the embedding of the predictor's image."""
-    official.exported(released, folder / "official.onnx")
+    shutil.copyfile(released, folder / "official.onnx")
     shutil.copytree(decoder, folder / "decoder")
     shutil.copytree(PAGE, folder / "page")
     (folder / "embedding").write_bytes(predictor.embedding.embedding.image.numpy().tobytes())
@@ -145,8 +145,8 @@ class Times(NamedTuple):
         return [statistics.median(a / b for a, b in zip(self.clicks[0], own, strict=True)) for own in self.clicks]
 
 
-def measure(page: Page, predictor: Predictor, threads: int, clicks: int) -> Times:
-    """Times of one number of threads."""
+def measure(page: Page, predictor: Predictor, threads: int, clicks: int, warm: int = 3) -> Times:
+    """Times of one number of threads, after some clicks that warm up."""
     embedded = predictor.embedding
     (size,), (inside,) = embedded.originals, embedded.sizes
     told = {"threads": threads, "size": list(size), "inside": list(inside), "embedding": [1, 256, 64, 64]}
@@ -155,14 +155,14 @@ def measure(page: Page, predictor: Predictor, threads: int, clicks: int) -> Time
     chance = random.Random(0)
     times: list[list[float]] = [[] for _ in ROWS]
     apart = [0.0 for _ in ROWS]
-    for turn in range(clicks + 3):  # the first three warm up
+    for turn in range(warm + clicks):
         click = [chance.uniform(0, inside[1]), chance.uniform(0, inside[0])]
         wanted = logits(predictor, click)
         for way in chance.sample(range(len(ROWS)), len(ROWS)):
             took, found = page.evaluate(RUN, [way, click])
             off = np.abs(np.asarray(found, np.float32) - wanted).max() / np.abs(wanted).max()
             apart[way] = max(apart[way], float(off))
-            if turn >= 3:
+            if turn >= warm:
                 times[way].append(took)
     return Times(used, once, times, apart)
 
@@ -195,7 +195,12 @@ def main() -> None:
     predictor.set_image(np.asarray(frames_of(pixels, size)))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        furnish(folder, released, predictor, graphs.folder(own, SIDE, folder / "made"))
+        furnish(
+            folder,
+            official.exported(released, folder / "released.onnx"),
+            predictor,
+            graphs.folder(own, SIDE, folder / "made"),
+        )
         table = Table(title=f"median of {given.clicks} clicks, image of {given.size}", title_justify="left")
         for column in ("threads", "way", "ms", "x SAM's export", "logits apart"):
             table.add_column(column, justify="left" if column == "way" else "right")

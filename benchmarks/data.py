@@ -36,11 +36,12 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
 
-from samlit.loading import frames
+from samlit.loading import frames, images
 from samlit.loading.augment import Augment
 from samlit.loading.loader import Loader
 from samlit.shards.records import parse
-from samlit.structures import Batch, Sample
+from samlit.source import Sample
+from samlit.structures import Batch
 from samlit_sources.sa1b import Sa1b
 
 try:
@@ -63,7 +64,7 @@ def sam2(path: Path, side: int) -> Iterator[Pair]:
     for number, jpeg, text in endless(path):
         rows = random.Random(number).sample(json.loads(text)["annotations"], DRAWN)
         image = Image.open(io.BytesIO(jpeg)).convert("RGB")
-        size = frames.fit(image.height, image.width, side)
+        size = images.fit(image.height, image.width, side)
         masks = []
         for row in rows:
             mask = torch.from_numpy(coco.decode([row["segmentation"]])).permute(2, 0, 1)[None]
@@ -76,7 +77,7 @@ def tuned(path: Path, side: int) -> Iterator[Pair]:
     for number, jpeg, text in endless(path):
         rows = random.Random(number).sample(json.loads(text)["annotations"], DRAWN)
         image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-        size = frames.fit(*image.shape[:2], side)
+        size = images.fit(*image.shape[:2], side)
         image = cv2.cvtColor(cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR), cv2.COLOR_BGR2RGB)
         masks = np.zeros((DRAWN, *size), np.uint8)
         for mask, row in zip(masks, rows, strict=True):

@@ -36,11 +36,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.model import Lap, lap, machine
 from samlit.evaluation.answers import Answers
-from samlit.loading import frames
+from samlit.loading import frames, images
 from samlit.loop import drive
 from samlit.masks import rle
 from samlit.masks.rle import Rle
-from samlit.structures import Embedding, Sample, Scene
+from samlit.source import Sample
+from samlit.structures import Embedding, Scene
 from samlit_tasks._automatic import Automatic
 from samlit_tasks.everything import Everything
 from tests import official
@@ -62,7 +63,7 @@ def ways(weights: str, image: str, size: tuple[int, int], points: int) -> Ways:
 
     def set_image(*_: Any) -> None:
         predictor.features, predictor.is_image_set = embedding.image, True
-        predictor.original_size, predictor.input_size = size, frames.fit(*size, SIDE)
+        predictor.original_size, predictor.input_size = size, images.fit(*size, SIDE)
 
     predictor.set_image = set_image
     task = Everything(Automatic(points_per_side=points))

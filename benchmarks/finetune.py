@@ -17,10 +17,9 @@ from types import SimpleNamespace
 import torch
 
 from samlit import checkpoints
-from samlit.contracts import Source
 from samlit.datamodule import SamData
 from samlit.module import SamModule
-from samlit.structures import Sample
+from samlit.source import Sample, Source
 from samlit_decoders.mask import Mask
 from samlit_encoders.tiny_vit import TinyVit
 from samlit_encoders.vit import VitB

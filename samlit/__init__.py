@@ -10,14 +10,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from samlit.contracts import Decoder, Encoder, Prompt, Source, Task
+    from samlit.contracts import Decoder, Encoder, Prompt, Task
     from samlit.datamodule import SamData
     from samlit.errors import SamlitError, UsageError
     from samlit.everything import Found
     from samlit.model import Sam
     from samlit.module import SamModule
     from samlit.predictor import InFrame, Masks, Predictor
-    from samlit.structures import Batch, Embedding, Prediction, PromptSet, Ragged, Sample, Scene
+    from samlit.source import Sample, Source
+    from samlit.structures import Batch, Embedding, Prediction, PromptSet, Ragged, Scene
 
 __version__ = "0.1.0.dev0"
 
@@ -47,14 +48,15 @@ __all__ = [
 ]
 
 _MODULES = {
-    "contracts": ("Decoder", "Encoder", "Prompt", "Source", "Task"),
+    "contracts": ("Decoder", "Encoder", "Prompt", "Task"),
     "datamodule": ("SamData",),
     "errors": ("SamlitError", "UsageError"),
     "everything": ("Found",),
     "model": ("Sam",),
     "module": ("SamModule",),
     "predictor": ("InFrame", "Masks", "Predictor"),
-    "structures": ("Batch", "Embedding", "Prediction", "PromptSet", "Ragged", "Sample", "Scene"),
+    "source": ("Sample", "Source"),
+    "structures": ("Batch", "Embedding", "Prediction", "PromptSet", "Ragged", "Scene"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

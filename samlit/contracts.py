@@ -1,4 +1,4 @@
-"""What a plug-in must be: Encoder, Prompt, Decoder, Task, Source.
+"""What a plug-in must be: Encoder, Prompt, Decoder, Task (and Source, which is in `samlit.source`).
 
 The letters of the shapes, here and everywhere:
 
@@ -14,15 +14,13 @@ prompts name pixels, not their corners. Boxes are xyxy.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samlit.faults import Damaged
-from samlit.loading.order import Order, Shuffled
-from samlit.structures import Embedding, Prediction, PromptSet, Ragged, Result, Sample, Scene
+from samlit.structures import Embedding, Prediction, PromptSet, Ragged, Result, Scene
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
 
     from samlit.layers import PositionCode
 
-__all__ = ["Decoder", "Dense", "Encoder", "Factored", "Frame", "Prompt", "Source", "Sparse", "Task"]
+__all__ = ["Decoder", "Dense", "Encoder", "Factored", "Frame", "Prompt", "Sparse", "Task"]
 
 
 class Encoder(nn.Module, ABC):
@@ -301,59 +299,4 @@ class Task(ABC):
             numbers: What the metric has computed.
             metric: With all that it has seen.
             folder: Where to write, which exists.
-        """
-
-
-class Source(ABC):
-    """Samples by number: where images and masks come from.
-
-    A source opens nothing heavy when it is built: the parser builds it, and workers receive it by pickle.
-    """
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """How many samples there are."""
-
-    @abstractmethod
-    def __getitem__(self, index: int) -> Sample:
-        """Sample number `index`, from 0.
-
-        Raises:
-            ValueError: The sample is damaged; one line that names it and says how. `Damaged` also says by what cause.
-        """
-
-    def shards(self) -> Sequence[int]:
-        """How many samples lie together, one number a shard, in order: shards are shuffled, then samples in a buffer.
-
-        Without an override all lie in one.
-        """
-        return (len(self),)
-
-    def order(self, seed: int, buffer: int) -> Order:
-        """In which order a training sees the samples, without end; of no interest to most sources.
-
-        Args:
-            seed: All chance comes from it.
-            buffer: Samples that are shuffled together.
-        """
-        return Shuffled(self.shards(), seed, buffer)
-
-    def faults(self) -> Sequence[Damaged]:
-        """What is known to be unusable once the source is prepared, and is none of its samples."""
-        return ()
-
-    def prefetch(self, indices: Sequence[int]) -> None:  # noqa: B027 - most sources have nothing to fetch
-        """Samples that will be asked for next, in this order; a hint that a source of slow reads begins them at."""
-
-    def prepare(  # noqa: B027 - most sources have nothing to make ready
-        self, progress: Callable[[int, int, str], None] = lambda done, total, what: None
-    ) -> None:
-        """Make ready what must exist once a machine (written, indexed, downloaded), atomically; free if it exists.
-
-        Args:
-            progress: Told (done, total, what is being done), for a progress bar.
-
-        Raises:
-            FileNotFoundError: Something that the person named is not there.
-            ValueError: It is there and is not usable; one line that says why.
         """

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
-from samlit.contracts import Source
 from samlit.errors import UsageError
 from samlit.loading.augment import Augment
 from samlit.loading.embedding_cache import Embeddings, keep
 from samlit.loading.loader import Loader, rank_and_world
 from samlit.loading.quarantine import Quarantine
 from samlit.model import Sam
+from samlit.source import Source
 
 __all__ = ["SamData"]
 

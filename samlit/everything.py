@@ -17,7 +17,8 @@ from samlit.loop import drive
 from samlit.masks import rle
 from samlit.masks.rle import Rle
 from samlit.model import Sam
-from samlit.structures import Prediction, PromptSet, Sample, Scene
+from samlit.source import Sample
+from samlit.structures import Prediction, PromptSet, Scene
 
 __all__ = ["Found", "find"]
 

@@ -22,7 +22,8 @@ from samlit.errors import did_you_mean
 from samlit.everything import Found
 from samlit.loading import frames, images
 from samlit.model import Sam
-from samlit.structures import Embedding, PromptSet, Ragged, Sample
+from samlit.source import Sample
+from samlit.structures import Embedding, PromptSet, Ragged
 
 __all__ = ["InFrame", "Masks", "Predictor"]
 

@@ -17,59 +17,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from samlit.faults import blaming
 from samlit.kept import Kept
-from samlit.loading.images import Encoded
-from samlit.masks.rle import Rle
 
 if TYPE_CHECKING:
     from samlit.contracts import Prompt
+    from samlit.source import Sample
 
-__all__ = ["Batch", "Change", "Embedding", "Prediction", "PromptSet", "Ragged", "Result", "Sample", "Scene", "Window"]
+__all__ = ["Batch", "Change", "Embedding", "Prediction", "PromptSet", "Ragged", "Result", "Scene", "Window"]
 
 Result = dict[str, Any]
 """What a task's generator returns: one entry a thing that its metric or a person reads."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image and its masks, as a source yields them: masks stay strings until they are drawn.
-
-    Attributes:
-        key: Names the sample within its source.
-        image: (H, W, 3) uint8, RGB; or still in its file, to be decoded no finer than it is wanted.
-        masks: One run-length string a mask, each of the image's own size.
-        phrases: A phrase for each mask ("the striped wheel of the red cart"), or none at all.
-        shard: The file that it is in, for whoever has to find it; empty where the key says enough.
-        numbers: Which mask of what is stored each one is, counted from 0, where some were left out; else none.
-        boundaries: What each of several people drew as the boundaries in the image, of its own size, where there is
-            such a thing.
-    """
-
-    key: str
-    image: np.ndarray | Encoded
-    masks: tuple[Rle, ...]
-    phrases: tuple[str, ...] = ()
-    shard: str = ""
-    boundaries: tuple[Rle, ...] = ()
-    numbers: tuple[int, ...] = ()
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Rows and columns of the image."""
-        rows, columns = self.image.size if isinstance(self.image, Encoded) else self.image.shape[:2]
-        return rows, columns
-
-    def pixels(self, at_least: tuple[int, int] | None = None) -> np.ndarray:
-        """The image, (rows, columns, 3) uint8: all of it, or no fewer rows and columns than are wanted.
-
-        Raises:
-            Damaged: It cannot be decoded.
-        """
-        if not isinstance(self.image, Encoded):
-            return self.image
-        with blaming(self.key, self.shard):
-            return self.image.pixels(at_least)
 
 
 @dataclass

@@ -6,7 +6,8 @@ from torch.nn import functional as F
 
 from samlit.loading import frames
 from samlit.masks import rle
-from samlit.structures import Prediction, Sample, Scene
+from samlit.source import Sample
+from samlit.structures import Prediction, Scene
 from samlit_prompts.boxes import Boxes
 from samlit_prompts.masks import Masks
 from samlit_prompts.points import Points

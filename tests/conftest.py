@@ -163,7 +163,7 @@ def decoder(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def mobile_graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The graphs of MobileSAM's real weights, made once for all processes of the tests."""
+    """The graphs of MobileSAM's real weights, and SAM's own of them, made once for all processes of the tests."""
     from samlit.export import onnx as onnx_export
     from samlit.generation.claims import claimed
     from tests import official
@@ -171,6 +171,9 @@ def mobile_graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = shared(tmp_path_factory) / "mobile_graphs"
     with claimed(out.with_suffix(".lock"), patient=True):
         if not out.exists():
-            _, own = official.mobile(MOBILE_SAM)
-            onnx_export.write(own, 1024, out, onnx_export.Options(("decoder", "browser")))
+            released, own = official.mobile(MOBILE_SAM)
+            made = out.with_suffix(".made")
+            onnx_export.write(own, 1024, made, onnx_export.Options(("decoder", "browser")))
+            official.exported(released, made / "released.onnx")
+            made.rename(out)
     return out

@@ -46,8 +46,7 @@ import numpy as np
 from PIL import Image
 
 from samlit.masks import rle
-from samlit.contracts import Source
-from samlit.structures import Sample
+from samlit.source import Sample, Source
 
 
 class Plates(Source):

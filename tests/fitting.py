@@ -6,11 +6,10 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 
-from samlit.contracts import Source
 from samlit.datamodule import SamData
 from samlit.masks import rle
 from samlit.module import SamModule
-from samlit.structures import Sample
+from samlit.source import Sample, Source
 from samlit_decoders.mask import Mask
 from samlit_encoders.vit import Vit
 from samlit_prompts.boxes import Boxes

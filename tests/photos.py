@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from samlit.contracts import Source
 from samlit.faults import Damaged
 from samlit.loading.images import Encoded
 from samlit.masks import rle
 from samlit.masks.rle import Rle
-from samlit.structures import Sample
+from samlit.source import Sample, Source
 
 SIZE = (24, 32)
 

@@ -19,7 +19,8 @@ from samlit.datamodule import SamData
 from samlit.module import SamModule
 from samlit.parallel import Replicated, Sharded
 from samlit.run.checkpointing import AtomicIO
-from samlit.structures import PromptSet, Ragged, Sample
+from samlit.source import Sample
+from samlit.structures import PromptSet, Ragged
 from samlit.training.lora import Lora
 from samlit.training.optim import Optim
 from samlit_decoders.mask import Mask

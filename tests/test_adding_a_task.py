@@ -14,7 +14,8 @@ from samlit import cli
 from samlit.loading import frames
 from samlit.loop import drive
 from samlit.masks import rle
-from samlit.structures import Prediction, Sample, Scene
+from samlit.source import Sample
+from samlit.structures import Prediction, Scene
 from samlit_prompts.points import Points
 
 TEXT = (Path(__file__).parents[1] / "docs" / "adding_a_task.md").read_text()

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from samlit.loading import frames
+from samlit.loading import frames, images
 from samlit.loading.augment import Augment
 from samlit.masks import rle
-from samlit.structures import Sample
+from samlit.source import Sample
 
 SIDE = 32
 
@@ -115,7 +115,7 @@ def test_zooming_out_fills_a_part_of_the_frame():
     longest = set()
     for framed in drawn(Augment(zoom=(0.25, 0.5))):
         h, w = framed.size
-        assert (h, w) == frames.fit(48, 64, w)
+        assert (h, w) == images.fit(48, 64, w)
         assert padding_is_black(framed)
         assert framed.original == (48, 64)
         assert len(framed.masks) == 3

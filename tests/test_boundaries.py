@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from samlit.evaluation import boundaries
 from samlit.loop import drive
 from samlit.masks import rle
-from samlit.structures import Sample
+from samlit.source import Sample
 from samlit_tasks._automatic import Automatic
 from samlit_tasks.edges import Edges
 from tests.clicking import Noisy, samples, scene

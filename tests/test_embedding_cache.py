@@ -17,7 +17,7 @@ from samlit.loading.augment import Augment
 from samlit.loading.embedding_cache import keep
 from samlit.loading.images import Encoded
 from samlit.loading.loader import Loader, _Ask, _Batch
-from samlit.structures import Sample
+from samlit.source import Sample
 from tests import fitting
 
 pytestmark = [*fitting.lightning_warnings, pytest.mark.filterwarnings("ignore:.*eval mode at the start")]

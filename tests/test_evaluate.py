@@ -15,7 +15,8 @@ from samlit.evaluation import evaluate
 from samlit.evaluation.answers import Answers
 from samlit.loading import frames
 from samlit.loop import drive
-from samlit.structures import Sample, Scene
+from samlit.source import Sample
+from samlit.structures import Scene
 from samlit_tasks.boxes import Boxes
 from tests.clicking import samples
 from tests.test_suite import discs

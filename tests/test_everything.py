@@ -214,15 +214,13 @@ def test_parameters_that_make_no_sense_are_refused(keys):
 
 @pytest.mark.slow
 @needs_mobile_sam
-@pytest.mark.parametrize("layers", [0, 1])
-def test_mobile_sam_finds_in_photographs_what_it_finds_with_the_released_code(layers):
+def test_mobile_sam_finds_in_a_photograph_and_its_crops_what_it_finds_with_the_released_code():
     released, own = official.mobile(MOBILE_SAM)
-    source = photographs("food/train")
-    keys = {"points_per_side": 8 if layers == 0 else 4, "crop_n_layers": layers}
-    pixels = source[40].pixels()
+    pixels = photographs("food/train")[0].pixels()
+    keys = {"points_per_side": 3, "crop_n_layers": 1}
     found = found_in(own, 1024, pixels, **keys)
     assert_same(found, SamAutomaticMaskGenerator(released, **keys).generate(pixels))
-    assert len(found) >= 2
+    assert len(found) >= 5
 
 
 def test_it_validates_a_training_and_watches_what_it_forgets(tmp_path, capsys):

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
-from samlit.loading import frames
+from samlit.loading import frames, images
 from samlit.loading.augment import Augment
 from samlit.loading.images import Encoded
 from samlit.masks import rle
-from samlit.structures import Sample
+from samlit.source import Sample
 
 
 def scenery(rows, columns, seed=0):
@@ -148,7 +148,7 @@ def test_a_training_picture_is_near_pillows_of_all_pixels(rows, columns, side):
     sample = Sample("a", jpeg(scenery(rows, columns)), ())
     exact = frames.frame(sample, side)
     pixels = Image.fromarray(sample.pixels())
-    h, w = frames.fit(rows, columns, side)
+    h, w = images.fit(rows, columns, side)
     assert np.array_equal(exact.picture, pixels.resize((w, h), Image.Resampling.BILINEAR))
     fast = frames.frame(sample, side, exact=False)
     assert fast.size == exact.size
@@ -161,7 +161,7 @@ def test_a_window_is_that_part_of_the_whole(window, side):
     y0, y1, x0, x1 = window
     sample, seen = Sample("a", jpeg(scenery(611, 905)), ()), (slice(y0, y1), slice(x0, x1))
     exact, fast = (frames.frame(sample, side, window=seen, exact=exact) for exact in (True, False))
-    h, w = frames.fit(y1 - y0, x1 - x0, side)
+    h, w = images.fit(y1 - y0, x1 - x0, side)
     cut = Image.fromarray(np.ascontiguousarray(sample.pixels()[seen]))
     assert np.array_equal(exact.picture, cut.resize((w, h), Image.Resampling.BILINEAR))
     assert fast.original == exact.original == (y1 - y0, x1 - x0)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from samlit import contracts, plugins
+from samlit import contracts, plugins, source
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -24,7 +24,7 @@ CONTRACTS = {
     "prompts": contracts.Prompt,
     "decoders": contracts.Decoder,
     "tasks": contracts.Task,
-    "sources": contracts.Source,
+    "sources": source.Source,
 }
 FOLDERS = sorted(ROOT.glob("registry/samlit_*")) + sorted(ROOT.glob("data/samlit_*"))
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -110,11 +112,23 @@ def test_a_planted_fault_is_found(module: str, text: str) -> None:
         ("samlit.model", '"""Like samlit_encoders.vit."""\nfrom samlit.layers import MLP'),
         ("samlit_prompts.lasso", "from samlit.masks import clicks\nfrom samlit.contracts import Prompt\nimport torch"),
         ("samlit_prompts.lasso", "from samlit_prompts.points import Points"),
-        ("samlit_sources.folder", "from samlit.contracts import Source\nfrom samlit.masks.rle import encode"),
+        ("samlit_sources.folder", "from samlit.source import Source\nfrom samlit.masks.rle import encode"),
     ],
 )
 def test_what_is_allowed_is_no_fault(module: str, text: str) -> None:
     assert faults(module, text) == []
+
+
+def test_sources_and_the_processes_that_write_shards_hold_no_torch() -> None:
+    sources = [name for name in PLUGINS if name.startswith("samlit_sources.")]
+    assert sources
+    modules = [*sources, "samlit.shards.making", "samlit.shards.conversion", "samlit.shards.writing"]
+    code = (
+        f"import importlib, sys\nfor name in {modules}:\n"
+        "    importlib.import_module(name)\n    assert 'torch' not in sys.modules, name"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_command_line_is_light() -> None:

@@ -13,12 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samlit.contracts import Source
-from samlit.loading import frames
+from samlit.loading import frames, images
 from samlit.loading.augment import Augment
 from samlit.loading.loader import Loader
 from samlit.masks import rle
-from samlit.structures import Sample
+from samlit.source import Sample, Source
 
 SIDE = 16
 
@@ -271,7 +270,7 @@ def test_images_without_masks_are_packed_with_the_others():
      (333, 500, (682, 1024)), (1, 5000, (1, 1024)), (1024, 1024, (1024, 1024))],
 )  # fmt: skip
 def test_sizes_in_the_frame_are_sams(height, width, expected):
-    assert frames.fit(height, width, 1024) == expected
+    assert images.fit(height, width, 1024) == expected
 
 
 def test_the_frame_is_the_resized_picture_and_zeros():
@@ -375,9 +374,7 @@ def test_a_loader_that_is_dropped_is_gone_at_once():
 WORKERS_OF_A_KILLED_PROCESS = """
 import os, signal, sys
 import numpy as np
-from samlit.contracts import Source
 from samlit.loading.loader import Loader
-from samlit.structures import Sample
 
 class Large(Source):
     def __len__(self):

@@ -23,14 +23,13 @@ import pytest
 from PIL import Image
 
 from samlit import cli
-from samlit.contracts import Source
 from samlit.errors import SamlitError
 from samlit.faults import Damaged
 from samlit.loading.images import Encoded
 from samlit.masks import rle
 from samlit.masks.rle import Rle
 from samlit.shards import command, conversion, making, manifest
-from samlit.structures import Sample
+from samlit.source import Sample, Source
 from samlit_sources.bsds import Bsds
 from samlit_sources.coco import Coco
 from samlit_sources.folder import Folder

@@ -14,7 +14,8 @@ from samlit import cli
 from samlit.evaluation.originals import Truths
 from samlit.loop import drive
 from samlit.masks import rle, tracing
-from samlit.structures import Prediction, Sample
+from samlit.source import Sample
+from samlit.structures import Prediction
 from samlit_tasks.boxes import Boxes as BoxTask
 from samlit_tasks.points import Points as PointTask
 from tests.clicking import SIDE, Noisy, samples, scene

@@ -10,7 +10,8 @@ from samlit.evaluation import partitions
 from samlit.loading import frames
 from samlit.loop import drive
 from samlit.masks import rle
-from samlit.structures import Sample, Scene
+from samlit.source import Sample
+from samlit.structures import Scene
 from samlit_prompts.points import Points
 from samlit_tasks import superpixels
 

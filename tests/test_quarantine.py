@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from samlit.contracts import Source
 from samlit.datamodule import SamData
 from samlit.errors import SamlitError
 from samlit.faults import CAUSES, Damaged, blaming
@@ -15,7 +14,7 @@ from samlit.loading.images import Encoded
 from samlit.loading.loader import Loader
 from samlit.loading.quarantine import Quarantine
 from samlit.masks import rle
-from samlit.structures import Sample
+from samlit.source import Sample, Source
 from tests.fitting import lightning_warnings, module, trainer
 
 SIDE = 16

@@ -14,7 +14,7 @@ from samlit.loading import frames
 from samlit.loading.augment import Augment
 from samlit.masks import rle
 from samlit.shards.records import Annotation, Record, parse
-from samlit.structures import Sample
+from samlit.source import Sample
 
 SIZE = (40, 56)
 

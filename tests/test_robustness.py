@@ -11,7 +11,8 @@ from samlit.evaluation.answers import Answers
 from samlit.loading import frames
 from samlit.loop import drive
 from samlit.masks import rle
-from samlit.structures import Change, PromptSet, Ragged, Sample, Scene, Window
+from samlit.source import Sample
+from samlit.structures import Change, PromptSet, Ragged, Scene, Window
 from samlit_tasks.robustness import Robustness, blur, jpeg
 from tests import fitting
 from tests.clicking import SIDE, Noisy, samples, scene

@@ -10,7 +10,7 @@ from samlit import checkpoints, cli
 from samlit.loading import images
 from samlit.predictor import Predictor
 from samlit.segment.text import find
-from samlit.structures import Sample
+from samlit.source import Sample
 from samlit.text.clip import build
 from tests.conftest import RECIPE
 from tests.test_clip import SMALL

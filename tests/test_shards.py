@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from webdataset import WebDataset
+from webdataset import TarWriter, WebDataset
 
 from samlit.masks import rle
 from samlit.masks.rle import Rle
@@ -125,6 +125,15 @@ def test_webdataset_reads_it_too(tmp_path: Path) -> None:
     gc.collect()
     assert [sample["__key__"] for sample in samples] == [f"sa_{number}" for number in range(5)]
     assert all(json.loads(sample["json"])["annotations"] for sample in samples)
+
+
+def test_the_bytes_are_those_of_webdatasets_writer(tmp_path: Path) -> None:
+    records = [record(number) for number in (1, 2, 10**12)]
+    writing.write(tmp_path / "own.tar", records)
+    with TarWriter(str(tmp_path / "its.tar"), encoder=False, mtime=0, user="samlit", group="samlit") as tar:
+        for one in records:
+            tar.write({"__key__": one.key, "jpg": one.jpeg, "json": one.text()})
+    assert (tmp_path / "own.tar").read_bytes() == (tmp_path / "its.tar").read_bytes()
 
 
 def test_same_records_same_bytes(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from scipy.io import loadmat, savemat
 
-from samlit.contracts import Source
 from samlit.faults import Damaged
 from samlit.masks import rle
+from samlit.source import Source
 from samlit_sources.bsds import Bsds
 
 SHARED = Path(os.environ.get("SAMLIT_SHARED") or Path(__file__).resolve().parents[2] / "shared" / "data")

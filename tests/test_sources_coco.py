@@ -12,10 +12,10 @@ import pytest
 from faster_coco_eval.core import mask as official
 from PIL import Image
 
-from samlit.contracts import Source
 from samlit.faults import Damaged
 from samlit.loading import images
 from samlit.masks import rle
+from samlit.source import Source
 from samlit_sources import coco
 from samlit_sources.coco import Coco
 

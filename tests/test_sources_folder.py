@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samlit.contracts import Source
 from samlit.datamodule import SamData
 from samlit.faults import Damaged
 from samlit.loading.images import Encoded
 from samlit.masks import rle
+from samlit.source import Source
 from samlit_sources.folder import Folder
 from tests import fitting
 

@@ -5,10 +5,9 @@ import pickle
 import numpy as np
 import pytest
 
-from samlit.contracts import Source
 from samlit.faults import Damaged
 from samlit.loading.loader import Loader
-from samlit.structures import Sample
+from samlit.source import Sample, Source
 from samlit_sources.mix import Mix
 
 

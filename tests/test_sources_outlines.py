@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samlit.contracts import Source
 from samlit.faults import Damaged
 from samlit.loading.images import Encoded
 from samlit.masks import rle
+from samlit.source import Source
 from samlit_sources._outlines import Outlines
 from samlit_sources.coco import Coco
 from samlit_sources.folder import Folder

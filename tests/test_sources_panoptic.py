@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samlit.contracts import Source
 from samlit.faults import Damaged
 from samlit.masks import rle
+from samlit.source import Source
 from samlit_sources.panoptic import Panoptic
 
 SHARED = Path(os.environ.get("SAMLIT_SHARED") or Path(__file__).resolve().parents[2] / "shared" / "data")

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from samlit.contracts import Source
 from samlit.faults import Damaged
 from samlit.masks import rle
 from samlit.shards import writing
 from samlit.shards.records import Annotation, Record
+from samlit.source import Source
 from samlit_sources.sa1b import Sa1b
 from tests.serving import serving
 

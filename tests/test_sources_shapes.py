@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from samlit.contracts import Source
 from samlit.masks import rle
 from samlit.shards.records import Record
+from samlit.source import Source
 from samlit_sources import _patterns, _phrases, _scenes, _worded, shapes
 from samlit_sources._phrases import Seen
 from samlit_sources._scenes import Lot

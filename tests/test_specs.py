@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from samlit.contracts import Source
 from samlit.errors import UsageError
 from samlit.faults import Damaged
 from samlit.loading import specs
 from samlit.loading.joined import Joined
+from samlit.source import Source
 from tests import fitting
 
 Install = Callable[..., Path]

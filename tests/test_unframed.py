@@ -11,7 +11,8 @@ from samlit.evaluation.answers import Answers
 from samlit.loading import frames
 from samlit.masks import rle
 from samlit.metrics import mask_iou
-from samlit.structures import Embedding, PromptSet, Ragged, Sample, Window
+from samlit.source import Sample
+from samlit.structures import Embedding, PromptSet, Ragged, Window
 from samlit_tasks._automatic import Automatic
 from samlit_tasks.clicks import Clicks
 from samlit_tasks.edges import Edges

@@ -10,12 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from faster_coco_eval.core import mask as official
 
-from samlit.contracts import Source
 from samlit.faults import Damaged, blaming
 from samlit.loading.images import Encoded, encoded, size_of
 from samlit.masks import rle
 from samlit.masks.rle import Rle
-from samlit.structures import Sample
+from samlit.source import Sample, Source
 from samlit_sources._documents import Index
 
 __all__ = ["Drawn", "Outline", "Outlines", "filled", "ring"]

@@ -8,11 +8,10 @@ from typing import Literal
 
 from samlit.annotator.accepted import Accepted, accepted
 from samlit.annotator.store import Store
-from samlit.contracts import Source
 from samlit.errors import SamlitError
 from samlit.faults import blaming
 from samlit.loading.images import encoded
-from samlit.structures import Sample
+from samlit.source import Sample, Source
 
 __all__ = ["Annotated"]
 

@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.io import loadmat
 
-from samlit.contracts import Source
 from samlit.faults import Damaged, blaming
 from samlit.loading.images import encoded
 from samlit.masks import rle
-from samlit.structures import Sample
+from samlit.source import Sample, Source
 
 __all__ = ["Bsds"]
 

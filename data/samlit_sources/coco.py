@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from samlit.contracts import Source
 from samlit.faults import Damaged, blaming
 from samlit.loading.images import Encoded, encoded, read
 from samlit.masks import rle
 from samlit.masks.rle import Rle
-from samlit.structures import Sample
+from samlit.source import Sample, Source
 from samlit_sources import _documents as documents
 from samlit_sources._documents import Index
 from samlit_sources._outlines import filled

@@ -12,12 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from samlit.contracts import Source
 from samlit.faults import Damaged, blaming
 from samlit.loading.images import MAX_PIXELS, encoded, read
 from samlit.masks import rle
 from samlit.masks.rle import Rle
-from samlit.structures import Sample
+from samlit.source import Sample, Source
 
 __all__ = ["Folder"]
 

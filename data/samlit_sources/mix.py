@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import accumulate
 
-from samlit.contracts import Source
 from samlit.faults import Damaged
 from samlit.loading.order import Mixed, Order
-from samlit.structures import Sample
+from samlit.source import Sample, Source
 
 __all__ = ["Mix"]
 

@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from samlit.contracts import Source
 from samlit.faults import Damaged, blaming
 from samlit.loading.images import encoded
 from samlit.masks import rle
-from samlit.structures import Sample
+from samlit.source import Sample, Source
 from samlit_sources import _documents as documents
 from samlit_sources._documents import Index
 

@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from samlit.contracts import Source
 from samlit.faults import Damaged
 from samlit.masks import rle
 from samlit.shards import subsets
 from samlit.shards.records import Annotation
 from samlit.shards.store import Store
-from samlit.structures import Sample
+from samlit.source import Sample, Source
 
 __all__ = ["Sa1b"]
 

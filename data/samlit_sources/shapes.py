@@ -14,10 +14,9 @@ from typing import Literal
 
 from samlit import cache
 from samlit.atomic import writing
-from samlit.contracts import Source
 from samlit.shards.records import Record
 from samlit.shards.writing import write
-from samlit.structures import Sample
+from samlit.source import Sample, Source
 from samlit_sources import _scenes
 from samlit_sources._scenes import Lot
 from samlit_sources.sa1b import Sa1b

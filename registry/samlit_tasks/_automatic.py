@@ -14,7 +14,7 @@ import torch
 from torchvision.ops import batched_nms
 
 from samlit.everything import Found
-from samlit.loading import frames
+from samlit.loading import images
 from samlit.masks import rle
 from samlit.masks.rle import Rle
 from samlit.masks.tracing import Traced, strings, trace
@@ -172,7 +172,7 @@ def _seen(
     )
     # Every point of every view: in pixels of the view and of the frame, and whose it is.
     within = [_grid(options, view.layer) * view.size[::-1] for view in views]
-    scales = [np.array(frames.fit(*view.size, side)[::-1]) / view.size[::-1] for view in views]
+    scales = [np.array(images.fit(*view.size, side)[::-1]) / view.size[::-1] for view in views]
     framed = [points * scale for points, scale in zip(within, scales, strict=True)]
     whose = [(v, point) for v, points in enumerate(within) for point in range(len(points))]
     found: list[list[Found]] = [[] for _ in views]

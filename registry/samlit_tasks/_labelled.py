@@ -16,7 +16,8 @@ from samlit.evaluation.segments import Panoptic, Segments
 from samlit.loading import frames
 from samlit.masks import rle
 from samlit.masks.rle import Rle
-from samlit.structures import Batch, Sample, Scene
+from samlit.source import Sample
+from samlit.structures import Batch, Scene
 from samlit.text.searching import words_of
 
 __all__ = ["Labels", "joined", "labeller", "masks_of"]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from samlit.masks import rle
 from samlit.masks.rle import Rle
-from samlit.structures import Sample
+from samlit.source import Sample
 
 __all__ = ["coloured", "shown"]
 

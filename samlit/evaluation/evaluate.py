@@ -24,8 +24,9 @@ from samlit.shell.options import ArgumentParser
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
-    from samlit.contracts import Source, Task
+    from samlit.contracts import Task
     from samlit.model import Sam
+    from samlit.source import Source
     from samlit.structures import Batch
 
 __all__ = ["EVERYTHING", "Evaluation", "evaluate", "everything", "main"]

@@ -15,8 +15,8 @@ from samlit.shell.options import ArgumentParser
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from samlit.contracts import Source
     from samlit.model import Sam
+    from samlit.source import Source
 
 __all__ = ["main", "seen"]
 

@@ -21,9 +21,9 @@ from samlit.shell import terminal
 from samlit.shell.options import ArgumentParser
 
 if TYPE_CHECKING:
-    from samlit.contracts import Source
     from samlit.generation.finding import Finder
     from samlit.generation.workplace import Workplace
+    from samlit.source import Source
 
 __all__ = ["PRESETS", "finish", "generate", "main"]
 

@@ -15,7 +15,7 @@ from samlit.masks.rle import Rle
 from samlit.model import Sam
 from samlit.shards.conversion import encode, is_plain
 from samlit.shards.records import Annotation, Record
-from samlit.structures import Sample
+from samlit.source import Sample
 
 __all__ = ["Finder", "stored"]
 

@@ -9,12 +9,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from samlit.contracts import Source
 from samlit.errors import did_you_mean
 from samlit.faults import Damaged
 from samlit.loading import images
 from samlit.loading.images import Encoded
-from samlit.structures import Sample
+from samlit.source import Sample, Source
 
 __all__ = ["Images"]
 

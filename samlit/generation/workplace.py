@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from samlit import atomic
-from samlit.contracts import Source
 from samlit.errors import SamlitError
 from samlit.faults import Damaged
 from samlit.generation.claims import claimed
@@ -20,6 +19,7 @@ from samlit.generation.finding import Finder, stored
 from samlit.generation.statistics import counted
 from samlit.shards.records import Record, parse
 from samlit.shards.writing import write
+from samlit.source import Source
 
 __all__ = ["Workplace"]
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from samlit.faults import blaming
 from samlit.loading.frames import Framed, frame
 from samlit.masks import rle
-from samlit.structures import Sample
+from samlit.source import Sample
 
 __all__ = ["Augment"]
 

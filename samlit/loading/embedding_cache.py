@@ -24,7 +24,6 @@ from safetensors.numpy import load_file, save
 from torch.distributed.tensor import DTensor
 
 from samlit import atomic
-from samlit.contracts import Source
 from samlit.embeddings import fingerprint
 from samlit.errors import SamlitError, UsageError, one_line
 from samlit.faults import Damaged
@@ -33,7 +32,8 @@ from samlit.loading.frames import Framed
 from samlit.loading.images import Encoded
 from samlit.model import Sam
 from samlit.shell import terminal
-from samlit.structures import Embedding, Sample
+from samlit.source import Sample, Source
+from samlit.structures import Embedding
 from samlit.training.freezing import frozen
 
 __all__ = ["Embeddings", "keep"]

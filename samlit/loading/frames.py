@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from samlit.faults import Damaged, blaming
+from samlit.loading.images import fit
 from samlit.masks import rle
 from samlit.masks.strokes import Strokes
-from samlit.structures import Batch, Embedding, Sample
+from samlit.source import Sample
+from samlit.structures import Batch, Embedding
 
-__all__ = ["Framed", "fit", "frame", "pack", "unframed"]
+__all__ = ["Framed", "frame", "pack", "unframed"]
 
 Bytes = npt.NDArray[np.uint8]
 Window = tuple[slice, slice]
@@ -91,12 +93,6 @@ class Framed:
         rows, columns = self.size
         upright = np.rot90(frame[..., :rows, :columns], -self.quarters, (-2, -1))
         return upright[..., ::-1] if self.mirrored else upright
-
-
-def fit(height: int, width: int, side: int) -> tuple[int, int]:
-    """Rows and columns of an image resized so that its long side is `side`."""
-    scale = side / max(height, width)
-    return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
 
 
 def frame(

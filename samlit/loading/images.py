@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from samlit.faults import Damaged
 
-__all__ = ["MAX_PIXELS", "Encoded", "encoded", "read", "rgb", "size_of"]
+__all__ = ["MAX_PIXELS", "Encoded", "encoded", "fit", "read", "rgb", "size_of"]
 
 MAX_PIXELS = 89_478_485
 """Rows times columns of an image that is decoded: where Pillow, too, begins to suspect a decompression bomb."""
@@ -182,3 +182,9 @@ def rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
     if image.mode in ("P", "PA"):  # straight to RGB, Pillow warns about palettes with transparency
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"))
+
+
+def fit(height: int, width: int, side: int) -> tuple[int, int]:
+    """Rows and columns of an image resized so that its long side is `side`."""
+    scale = side / max(height, width)
+    return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)

@@ -6,9 +6,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
-from samlit.contracts import Source
 from samlit.faults import Damaged
-from samlit.structures import Sample
+from samlit.source import Sample, Source
 
 __all__ = ["Joined"]
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from samlit.contracts import Source
 from samlit.errors import one_line
 from samlit.faults import Damaged, blaming
 from samlit.loading import frames
@@ -21,7 +20,8 @@ from samlit.loading.embedding_cache import Embeddings
 from samlit.loading.frames import Framed
 from samlit.loading.order import Order
 from samlit.loading.quarantine import Quarantine
-from samlit.structures import Batch, Sample
+from samlit.source import Sample, Source
+from samlit.structures import Batch
 
 __all__ = ["Loader", "rank_and_world"]
 

@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from samlit.contracts import Source
 from samlit.faults import Damaged
-from samlit.structures import Sample
+from samlit.source import Sample, Source
 
 __all__ = ["Sampled"]
 

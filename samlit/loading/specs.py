@@ -16,7 +16,7 @@ from samlit import outline, plugins, recipe
 from samlit.errors import UsageError, did_you_mean, one_line
 
 if TYPE_CHECKING:
-    from samlit.contracts import Source
+    from samlit.source import Source
 
 __all__ = ["Spec", "build", "read"]
 
@@ -118,8 +118,8 @@ def _build(spec: Spec) -> tuple[Source, dict[str, Any]]:
     """One source, and its arguments."""
     from jsonargparse import ArgumentParser
 
-    from samlit.contracts import Source
     from samlit.shell import complaints
+    from samlit.source import Source
 
     target = plugins.load(spec.class_path, spec.text)
     parameters = inspect.signature(target).parameters

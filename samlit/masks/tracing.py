@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from samlit.loading import frames
+from samlit.loading import images
 from samlit.masks import rle
 from samlit.masks.rle import Rle
 from samlit.structures import Scene, Window
@@ -60,7 +60,7 @@ def enlarge(logits: Tensor, side: int, original: tuple[int, int]) -> Tensor:
         side: Of the frame, pixels.
         original: Rows and columns of the image that the frame shows.
     """
-    rows, columns = frames.fit(*original, side)
+    rows, columns = images.fit(*original, side)
     up = F.interpolate(logits[:, None].float(), (side, side), mode="bilinear", align_corners=False)
     up = up[:, :, :rows, :columns]
     return F.interpolate(up, original, mode="bilinear", align_corners=False)[:, 0]
@@ -88,7 +88,7 @@ def trace(
 
     if not len(logits):
         return
-    follow = Tracer((logits.shape[1], logits.shape[2]), side, frames.fit(*original, side), original)
+    follow = Tracer((logits.shape[1], logits.shape[2]), side, images.fit(*original, side), original)
     for one in logits.float().numpy():
         found = follow(one, threshold, offset)
         yield Traced(original, found.ends, found.area, found.box, _ratio(found.inner, found.outer))

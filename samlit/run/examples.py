@@ -20,7 +20,8 @@ from samlit.contracts import Prompt, Task
 from samlit.loop import Round
 from samlit.metrics import mask_iou
 from samlit.module import SamModule
-from samlit.structures import Batch, Ragged, Sample
+from samlit.source import Sample
+from samlit.structures import Batch, Ragged
 
 __all__ = ["Answer", "Example", "Examples", "Played", "answered", "chosen", "told"]
 

@@ -19,7 +19,8 @@ from samlit.masks import rle, tracing
 from samlit.masks.rle import Rle
 from samlit.model import Sam
 from samlit.shell import terminal
-from samlit.structures import Sample, Scene
+from samlit.source import Sample
+from samlit.structures import Scene
 from samlit.text.searching import Candidates, search
 
 __all__ = ["find", "run"]

@@ -13,15 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from samlit.contracts import Source
 from samlit.faults import Damaged
-from samlit.loading import frames
+from samlit.loading import images
 from samlit.loading.images import Encoded
 from samlit.masks import rle
 from samlit.masks.rle import Rle
 from samlit.shards.records import Annotation, Record
 from samlit.shards.writing import write
-from samlit.structures import Sample
+from samlit.source import Sample, Source
 
 __all__ = ["Converted", "Maker", "Stopped", "convert", "encode", "is_plain", "made", "ready"]
 
@@ -78,7 +77,7 @@ def convert(sample: Sample, image_id: int, quality: int = 95, long_side: int | N
     told_masks = list(zip(sample.masks, phrases, strict=True))
     lost = 0
     if long_side is not None and max(size) > long_side:
-        size = frames.fit(*size, long_side)
+        size = images.fit(*size, long_side)
         picture = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR)
         told_masks = [(_drawn(mask, size), phrase) for mask, phrase in told_masks]
         seen = [(mask, phrase) for mask, phrase in told_masks if rle.area(mask)]

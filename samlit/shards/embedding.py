@@ -170,7 +170,7 @@ def _piece(
 
     from samlit.faults import Damaged
     from samlit.loading.frames import frame, pack
-    from samlit.structures import Sample
+    from samlit.source import Sample
 
     rows, values, at = [], [np.zeros((0, plan["views"], prompt.width), np.float16)], 0
     for number in numbers:

@@ -24,8 +24,8 @@ from samlit.shell import terminal
 from samlit.shell.options import ArgumentParser
 
 if TYPE_CHECKING:
-    from samlit.contracts import Source
     from samlit.shards.conversion import Maker
+    from samlit.source import Source
 
 __all__ = ["main", "make"]
 

@@ -19,7 +19,7 @@ from samlit.shell.options import ArgumentParser
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from samlit.contracts import Source
+    from samlit.source import Source
     from samlit.text.clip import Tokens
 
 __all__ = ["Kept", "main", "text_prompt", "train"]
