@@ -1,4 +1,4 @@
-"""Fits on one rank and on two, of which the same must come: `python -m tests.sharing FOLDER` is one of two ranks.
+"""Fits on one rank and on two, of which the same must come.
 
 Prompts are made of the masks alone, so that a rank asks what a single process asks about the same images; but of what
 type they are depends on the image, so that one rank asks by points and the other by boxes.
@@ -6,9 +6,7 @@ type they are depends on the image, so that one rank asks by points and the othe
 
 import functools
 import logging
-import sys
 import warnings
-from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
@@ -199,7 +197,10 @@ def adam(strategy, ranks, folder, algorithm="adamw", **options):
 
 
 def one_of_two(folder, rank):
-    """All that one of two ranks does."""
+    """All that one of two ranks does, in a process of its own."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
     found = {}
     for name in CASES:
         for strategy in (Replicated, Sharded):
@@ -212,10 +213,3 @@ def one_of_two(folder, rank):
         found[f"{source} to {strategy.__name__} on 2"] = went_on
     if rank == 0:
         torch.save(found, folder / "found.pt")
-
-
-if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    torch.set_num_threads(1)
-    one_of_two(Path(sys.argv[1]), int(sys.argv[2]))

@@ -195,7 +195,7 @@ def test_colours_are_for_terminals(words: str, shell: Shell, monkeypatch: pytest
     for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
     small = [*SMALL, "--model.task.corrections", "0"] if words.startswith("plan") else []
-    done = shell("-m", "samlit", *words.split(), *small)
+    done = shell("-m", "samlit", *words.split(), *small, forked=True)
     assert done.stdout + done.stderr
     assert "\x1b" not in done.stdout + done.stderr
 
@@ -374,7 +374,7 @@ def steps(folder: Path) -> int:
 def test_a_run_is_quiet_leaves_its_config_and_is_gone_on_with(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = shell("-m", "samlit", *TINY, "--trainer.max_steps", "2", "--ckpt_path", "last")
+    first = shell("-m", "samlit", *TINY, "--trainer.max_steps", "2", "--ckpt_path", "last", forked=True)
     assert first.returncode == 0, first.stderr
     said = [line for line in first.stderr.splitlines() if not line.startswith("samlit: drawing scenes")]
     assert said[0].startswith("samlit: note: no checkpoint in 'runs")

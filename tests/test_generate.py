@@ -14,39 +14,38 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from samlit import cli
 from samlit.generation import command
 from samlit.generation.claims import claimed
+from samlit.generation.finding import Finder
 from samlit.generation.folder import Images
 from samlit.masks import rle
 from samlit.masks.rle import Rle
 from samlit_sources.sa1b import Sa1b
+from tests import forks
 from tests.test_predictor_official import MOBILE_SAM, SHARED, needs_mobile_sam, picture
 
 KEYS = ["--everything.points_per_side", "5", "--everything.pred_iou_thresh", "null"]
 KEYS += ["--everything.stability_score_thresh=null", "--everything.box_nms_thresh", "0.9"]
 FEW = ["--preset", "released", *KEYS]
 
+
 # Says what it begins, so that a test knows which images were looked at, and how often.
-SCRIPT = """
-import os, sys
-import torch
-from samlit import cli
-from samlit.generation.finding import Finder
+def worker(log, *words):
+    """`samlit generate` in a process of its own."""
+    torch.set_num_threads(1)
+    found = Finder.record
 
-torch.set_num_threads(1)
-found = Finder.record
+    def record(self, sample, image_id):
+        with open(log, "a") as file:
+            file.write(f"{image_id}\n")
+        return found(self, sample, image_id)
 
-def record(self, sample, image_id):
-    with open(os.environ["LOG"], "a") as log:
-        log.write(f"{image_id}\\n")
-    return found(self, sample, image_id)
-
-Finder.record = record
-sys.exit(cli.main(["generate", *sys.argv[1:]]))
-"""
+    Finder.record = record
+    sys.exit(cli.main(["generate", *words]))
 
 
 @pytest.fixture
@@ -215,22 +214,12 @@ def test_workers_are_killed_and_nothing_is_lost_or_done_twice(checkpoint, tmp_pa
     count, killed = 40, 0
     for number in range(count):
         Image.fromarray(picture(40 + number % 7, 70, number)).save(photos / f"{number:03}.png")
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
     keys = [*FEW, "--everything.points_per_side", "12", "--per-shard", "16"]
     words = ["--images", str(photos), "--weights", str(checkpoint), "--out", str(out), *keys]
 
     def start(workers):
-        return [
-            subprocess.Popen(
-                [sys.executable, str(script), *words],
-                env={**os.environ, "LOG": str(log), "SLURM_ARRAY_TASK_ID": str(number), "OMP_NUM_THREADS": "1"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for number in range(workers)
-        ]
+        array = [{**os.environ, "SLURM_ARRAY_TASK_ID": str(number)} for number in range(workers)]
+        return [forks.start(worker, log, *words, env=env, cwd=tmp_path, out=tmp_path / "said") for env in array]
 
     def begun():
         return [int(line) for line in log.read_text().split()] if log.exists() else []
@@ -238,12 +227,12 @@ def test_workers_are_killed_and_nothing_is_lost_or_done_twice(checkpoint, tmp_pa
     def kill_when(images, workers, victims):
         until = time.monotonic() + 120
         while len(begun()) < images and time.monotonic() < until:
-            assert any(one.poll() is None for one in workers), workers[0].communicate()[0]
+            assert any(one.is_alive() for one in workers), (tmp_path / "said").read_text()
             time.sleep(0.02)
         for one in victims:
-            one.send_signal(signal.SIGKILL)
-            one.communicate()
-            assert one.returncode == -signal.SIGKILL, "it was not done yet"
+            one.kill()
+            one.join()
+            assert one.exitcode == -signal.SIGKILL, "it was not done yet"
 
     first = start(2)
     kill_when(9, first, first)
@@ -253,8 +242,8 @@ def test_workers_are_killed_and_nothing_is_lost_or_done_twice(checkpoint, tmp_pa
     kill_when(22, again, again[:1])
     killed += 1
     for one in again[1:]:
-        said = one.communicate(timeout=200)[0]
-        assert one.returncode == 0, said
+        one.join(200)
+        assert one.exitcode == 0, (tmp_path / "said").read_text()
     times = Counter(begun())
     assert set(times) == set(range(count)), "none is lost"
     twice = [image for image, number in times.items() if number > 1]

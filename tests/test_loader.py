@@ -375,6 +375,7 @@ WORKERS_OF_A_KILLED_PROCESS = """
 import os, signal, sys
 import numpy as np
 from samlit.loading.loader import Loader
+from samlit.source import Sample, Source
 
 class Large(Source):
     def __len__(self):

@@ -4,8 +4,6 @@ import functools
 import json
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +18,7 @@ from samlit.run.examples import Examples
 from samlit.run.speed import Speed
 from samlit.structures import PromptSet, Ragged
 from samlit_encoders.vit import Vit
-from tests import fitting, judging
+from tests import conftest, fitting, forks, judging
 
 pytestmark = fitting.lightning_warnings
 
@@ -248,21 +246,16 @@ def test_two_ranks_are_one_and_none_waits_for_ever(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    root = str(Path(__file__).parents[1])
     ranks = []
     for rank in range(2):
         told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
-        told |= {"NODE_RANK": "0", "RANK": str(rank), "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
-        command = [sys.executable, "-c", "import sys; from tests.test_module import rank_main; rank_main(sys.argv[1])"]
-        with (tmp_path / f"{rank}.txt").open("w") as said:
-            ranks.append(
-                subprocess.Popen(
-                    [*command, str(tmp_path)], env={**os.environ, **told}, stdout=said, stderr=said, cwd=root
-                )
-            )
+        told |= {"NODE_RANK": "0", "RANK": str(rank)}
+        said = tmp_path / f"{rank}.txt"
+        ranks.append(forks.start(rank_main, str(tmp_path), env={**os.environ, **told}, cwd=conftest.ROOT, out=said))
     try:
         for rank, process in enumerate(ranks):
-            assert process.wait(timeout=450) == 0, (tmp_path / f"{rank}.txt").read_text()[-3000:]
+            process.join(450)
+            assert process.exitcode == 0, (tmp_path / f"{rank}.txt").read_text()[-3000:]
     finally:
         for process in ranks:
             process.kill()

@@ -2,8 +2,6 @@
 
 import os
 import socket
-import subprocess
-import sys
 from types import SimpleNamespace
 from unittest import mock
 
@@ -15,7 +13,7 @@ from samlit.datamodule import SamData
 from samlit.errors import UsageError
 from samlit.parallel import Replicated, Sharded
 from samlit.run.checkpointing import AtomicIO
-from tests import conftest, fitting, sharing
+from tests import conftest, fitting, forks, sharing
 
 pytestmark = fitting.lightning_warnings
 
@@ -26,10 +24,9 @@ def two_ranks(folder):
         port = str(free.getsockname()[1])
     there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     return [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.sharing", str(folder), str(rank)],
-            cwd=conftest.ROOT, env=os.environ | there | {"LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        forks.start(
+            sharing.one_of_two, folder, rank,
+            env=os.environ | there | {"LOCAL_RANK": str(rank)}, cwd=conftest.ROOT, out=folder / f"{rank}.txt",
         )
         for rank in range(2)
     ]  # fmt: skip
@@ -46,8 +43,9 @@ def runs(tmp_path_factory):
     one |= {name: sharing.case(name, "auto", 1, folder) for name in sharing.CASES}
     one["muon"] = sharing.adam("auto", 1, folder, "muon", max_steps=2)
     one["whole"] = sharing.adam("auto", 1, folder)
-    told = [rank.communicate(timeout=400)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(told)
+    for number, rank in enumerate(ranks):
+        rank.join(400)
+        assert rank.exitcode == 0, (folder / f"{number}.txt").read_text()
     torch.set_num_threads(threads)
     return folder, one, torch.load(folder / "found.pt")
 

@@ -7,11 +7,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests import forks
 
 STEPS, SAVED, KILLED = 9, 2, 7  # an epoch is six steps: it is killed in the second, and goes on from the sixth step on
 
@@ -83,10 +84,8 @@ def fit(folder: Path, world: int, workers: int, name: str, **changes: Any) -> su
     } | changes
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "SAMLIT_CACHE": str(folder / "cache")}
-    return subprocess.run(
-        [sys.executable, "-m", "samlit", "fit", "--recipe", "recipe.yaml", *words],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=400, check=False,
-    )  # fmt: skip
+    command = ["-m", "samlit", "fit", "--recipe", "recipe.yaml", *words]
+    return forks.command(command, cwd=folder, env=environment, timeout=400)
 
 
 def rows(folder: Path, name: str, rank: int) -> dict[Any, dict[str, Any]]:

@@ -11,7 +11,7 @@ import torch
 
 from samlit.run.checkpointing import Checkpoints
 from samlit.run.signals import Ended, Signals
-from tests import fitting
+from tests import fitting, forks
 
 pytestmark = fitting.lightning_warnings
 
@@ -128,14 +128,9 @@ def test_what_one_rank_meets_all_ranks_answer(tmp_path):
     words = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--signals.every", "2"]
     words += ["--trainer.callbacks", json.dumps([{"class_path": "trouble.Trouble"}]), "--report.examples", "0"]
     root = os.path.dirname(os.path.dirname(__file__))
-    done = subprocess.run(
-        [sys.executable, "-m", "samlit", "fit", "--recipe", "recipe.yaml", *words],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root, "PYTHONWARNINGS": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    quiet = {"OMP_NUM_THREADS": "1", "PYTHONPATH": root, "PYTHONWARNINGS": ""}
+    command = ["-m", "samlit", "fit", "--recipe", "recipe.yaml", *words]
+    done = forks.command(command, cwd=tmp_path, env={**os.environ, **quiet}, timeout=300)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert "samlit: SIGTERM has ended the run at step 4; " in done.stderr
     assert "go on with --ckpt_path last" in done.stderr

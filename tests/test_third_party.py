@@ -82,9 +82,8 @@ def test_the_example_trains_and_is_validated(shell: Shell, installed: str, tmp_p
 
 def test_a_file_in_the_working_directory_needs_no_package(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "rings.py").write_text(example("`circles.py`"))
-    script = Path(sys.executable).with_name("samlit")
     words = ["--model.prompts+=rings.Circles", "--model.task.first", "{circles: 1.0}"]
-    done = shell(*FIT[2:], *words, python=str(script))
+    done = shell(*FIT, *words, forked=True)
     assert done.returncode == 0, done.stderr
 
 

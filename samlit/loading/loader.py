@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import pickle
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -88,8 +91,8 @@ class Loader:
             collate_fn=_Made.of,
             num_workers=workers,
             pin_memory=pin_memory,
-            # Forked workers inherit locks of the threads that torch has already started.
-            multiprocessing_context="spawn" if workers else None,
+            multiprocessing_context=_context() if workers else None,
+            worker_init_fn=_end_with_the_run,
             persistent_workers=workers > 0,
         )
 
@@ -120,6 +123,30 @@ class Loader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there, with any number of ranks or workers."""
         self.place.epoch, self.place.done = state["epoch"], state["samples"]
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """How workers begin: as forks of a process that has imported what they need and done nothing else.
+
+    They begin at once, and share the memory of it. Forks of this process would inherit locks of the threads that torch
+    has already started.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _end_with_the_run(worker: int) -> None:
+    """Torch looks whether the parent of a worker lives; the parent of these is not the run."""
+
+    def watch() -> None:
+        if (run := multiprocessing.parent_process()) is not None:
+            run.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class _Ask(NamedTuple):
