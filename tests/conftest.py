@@ -26,6 +26,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_sessionstart() -> None:
+    """One of the processes that all tests run in, then: it imports while the first ones run."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        forks.begin()
+
+
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
     """What a run in this process leaves in the environment, as ranks and ports, is not the next test's."""

@@ -16,19 +16,23 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from unittest import mock
 
-__all__ = ["command", "start"]
+__all__ = ["begin", "command", "start"]
 
 IMPORTED = ["lightning.pytorch", "torch._dynamo", "torch.distributed.fsdp", "wandb"]
 
 
 @functools.cache
-def _context() -> multiprocessing.context.ForkServerContext:
+def begin() -> multiprocessing.context.ForkServerContext:
+    """Start the process of which all are forks; a loader's workers are forks of it, too, once it is there."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
+    with mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}):  # torch looks when it is imported
+        forkserver.ensure_running()
     return context
 
 
@@ -41,9 +45,8 @@ def start(
     err: Path | None = None,
 ) -> BaseProcess:
     """Call a function of a module in a process of its own; what it says goes into files, or both into one."""
-    process = _context().Process(target=_called, args=(target, given, dict(env), str(cwd), str(out), str(err or out)))
-    with mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}):  # torch looks when it is imported
-        process.start()
+    process = begin().Process(target=_called, args=(target, given, dict(env), str(cwd), str(out), str(err or out)))
+    process.start()
     return process
 
 
