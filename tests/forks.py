@@ -21,9 +21,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from unittest import mock
 
-__all__ = ["begin", "command", "start"]
+__all__ = ["begin", "command", "module", "start"]
 
-IMPORTED = ["lightning.pytorch", "torch._dynamo", "torch.distributed.fsdp", "wandb"]
+# Not wandb: it makes a folder when it is imported, and the first fork that ends takes it away from the others.
+IMPORTED = ["lightning.pytorch", "torch._dynamo", "torch.distributed.fsdp"]
 
 
 @functools.cache
@@ -57,7 +58,7 @@ def command(
     assert words[0] == "-m"
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        process = start(_module, *words[1:], env=env, cwd=cwd, out=out, err=err)
+        process = start(module, *words[1:], env=env, cwd=cwd, out=out, err=err)
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
@@ -66,7 +67,8 @@ def command(
         return subprocess.CompletedProcess(list(words), process.exitcode, out.read_text(), err.read_text())
 
 
-def _module(name: str, *words: str) -> None:
+def module(name: str, *words: str) -> None:
+    """To be started: `python -m NAME WORDS...`."""
     sys.path.insert(0, os.getcwd())
     sys.argv = [name, *words]
     runpy.run_module(name, run_name="__main__", alter_sys=True)

@@ -30,8 +30,8 @@ class Adapter(nn.Module):
         return self.encoder(image).image
 
 
-def small(seed=0, image_size=64, patch=8, channels=32):
-    """Both models at a small size, with the same random weights."""
+def small(seed=0, image_size=64, patch=8, channels=32, depth=2):
+    """Both models at a small size, with the same random weights; `depth` is the decoder's."""
     torch.manual_seed(seed)
     grid = image_size // patch
     blocks = {"depth": 2, "num_heads": 2, "window_size": 3, "global_attn_indexes": (1,), "use_rel_pos": True}
@@ -39,14 +39,16 @@ def small(seed=0, image_size=64, patch=8, channels=32):
     encoder = ImageEncoderViT(
         image_size, patch, embed_dim=24, out_chans=channels, norm_layer=norm, qkv_bias=True, **blocks
     )
-    official = OfficialSam(encoder, *_heads(grid, image_size, channels, heads=2, mlp=48, iou=24), PIXEL_MEAN, PIXEL_STD)
+    official = OfficialSam(
+        encoder, *_heads(grid, image_size, channels, heads=2, mlp=48, iou=24, depth=depth), PIXEL_MEAN, PIXEL_STD
+    )
     with torch.no_grad():
         for parameter in official.parameters():
             parameter.add_(0.25 * torch.randn_like(parameter))
     own = Sam(
         Vit(image_size, 24, 2, 2, (1,), 3, patch, channels),
         [Points, Boxes, Masks],
-        functools.partial(Mask, heads=2, mlp_dim=48, iou_hidden=24),
+        functools.partial(Mask, depth=depth, heads=2, mlp_dim=48, iou_hidden=24),
     )
     own.load_state_dict(from_sam(official.state_dict(), "samlit"))
     return official.eval(), own.eval()
@@ -65,9 +67,9 @@ def mobile(file):
     return official.eval(), own.eval()
 
 
-def _heads(grid, image_size, channels, heads=8, mlp=2048, iou=256):
+def _heads(grid, image_size, channels, heads=8, mlp=2048, iou=256, depth=2):
     prompts = PromptEncoder(channels, (grid, grid), (image_size, image_size), mask_in_chans=16)
-    transformer = TwoWayTransformer(depth=2, embedding_dim=channels, mlp_dim=mlp, num_heads=heads)
+    transformer = TwoWayTransformer(depth=depth, embedding_dim=channels, mlp_dim=mlp, num_heads=heads)
     decoder = MaskDecoder(
         transformer_dim=channels, transformer=transformer, num_multimask_outputs=3, iou_head_hidden_dim=iou
     )

@@ -12,7 +12,7 @@ import pytest
 from torch.distributed import DistBackendError, TCPStore
 
 from samlit.run import launch, ranks
-from tests import conftest
+from tests import conftest, forks
 
 NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_JOB_NAME", "SAMLIT_COLOR")
 
@@ -296,15 +296,23 @@ def test_torchrun_starts_a_killed_run_again_and_it_goes_on(start, tmp_path):
 
 
 @pytest.mark.slow
-def test_tasks_of_slurm_are_ranks_and_a_rank_that_fails_says_why(start, tmp_path):
+def test_tasks_of_slurm_are_ranks_and_a_rank_that_fails_says_why(tmp_path):
     slurm = {
         "SLURM_JOB_ID": "421", "SLURM_JOB_NAME": "sam", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
         "SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NODELIST": "127.0.0.1", "MASTER_PORT": str(free_port()),
     }  # fmt: skip
     words = ("--trainer.devices", 2, "--trainer.strategy", "fsdp", "--trainer.callbacks", ends("raise"))
-    both = [start(*words, **slurm, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank)) for rank in range(2)]
-    told = [task.communicate(timeout=120)[0] for task in both]
-    assert [task.returncode for task in both] == [1, 1]
+    (tmp_path / "recipe.yaml").write_text(conftest.RECIPE)
+    (tmp_path / "ends.py").write_text(ENDS)
+    command = ("samlit", "fit", "--recipe", "recipe.yaml", *STEPS, *map(str, words))
+    both = []
+    for rank in range(2):
+        env = os.environ | slurm | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
+        both.append(forks.start(forks.module, *command, env=env, cwd=tmp_path, out=tmp_path / f"{rank}.txt"))
+    for task in both:
+        task.join(120)
+    assert [task.exitcode for task in both] == [1, 1]
+    told = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
     assert "samlit: rank 1: its own reason" in told[1]
     assert "samlit: another process of the run does not answer" in told[0]
     assert (tmp_path / "runs" / "last.ckpt").exists()

@@ -2,8 +2,6 @@
 
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -26,6 +24,7 @@ from samlit.text.crops import cut
 from samlit.text.cut_outs import CutOuts
 from samlit_prompts.text import Text
 from samlit_sources.sa1b import Sa1b
+from tests import forks
 from tests.photos import encoded
 from tests.test_clip import SMALL
 
@@ -159,33 +158,42 @@ def test_a_folder_is_for_one_clip_and_is_gone_on_with(place, out, capsys, monkey
     assert "--views is at least 1" in capsys.readouterr().err
 
 
-SLOW = """
-import sys, time
-from samlit import cli
-from samlit.shards import embedding
-own = embedding._piece
-def slow(*given):
-    print("piece", given[2].start, flush=True)
-    found = own(*given)
-    time.sleep(0.4)
-    return found
-embedding._piece = slow
-embedding.PIECE = 4
-sys.exit(cli.main(sys.argv[1:]))
-"""
+def slowly(*words):
+    """The command in a process of its own, which says what it begins."""
+    own = embedding._piece
+
+    def piece(*given):
+        print("piece", given[2].start, flush=True)
+        found = own(*given)
+        time.sleep(0.4)
+        return found
+
+    embedding._piece = piece
+    embedding.PIECE = 4
+    sys.exit(cli.main(list(words)))
 
 
 def test_a_killed_one_is_gone_on_with_and_two_share_the_work(place, out, tmp_path):
     words = ["shards", "embed", place / "shards", "--recipe", place / "recipe.yaml", "--out", tmp_path / "out"]
-    command = [sys.executable, "-c", SLOW, *map(str, words)]
-    quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=quiet) as one:
-        assert [one.stdout.readline() for _ in range(3)] == ["piece 0\n", "piece 4\n", "piece 8\n"]
-        time.sleep(0.1)
-        os.kill(one.pid, signal.SIGKILL)
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=quiet) for _ in range(2)]
-    told = "".join(one.communicate(timeout=120)[0] for one in both)
-    assert [one.returncode for one in both] == [0, 0]
+
+    def started(name):
+        out, err = tmp_path / name, tmp_path / f"{name}.err"
+        return forks.start(slowly, *map(str, words), env=os.environ, cwd=ROOT, out=out, err=err)
+
+    one, until = started("one"), time.monotonic() + 120
+    while not (tmp_path / "one").exists() or (tmp_path / "one").read_text().count("\n") < 3:
+        assert one.is_alive(), (tmp_path / "one.err").read_text()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert (tmp_path / "one").read_text() == "piece 0\npiece 4\npiece 8\n"
+    time.sleep(0.1)
+    one.kill()
+    one.join()
+    both = [started(name) for name in ("two", "three")]
+    for one in both:
+        one.join(120)
+        assert one.exitcode == 0, "".join((tmp_path / f"{name}.err").read_text() for name in ("two", "three"))
+    told = "".join((tmp_path / name).read_text() for name in ("two", "three"))
     # Of the first shard 8, 12 and 16 were left, of the second one there is a piece; nobody did a thing twice.
     assert sorted(line for line in told.splitlines() if "piece" in line) == [
         "piece 0",
