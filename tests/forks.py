@@ -1,6 +1,6 @@
 """Processes that need not import torch and Lightning first: forks of one that has imported them and done nothing else.
 
-An import takes as long as ten small trainings. What a process must do for itself (its own imports, its end by a signal
+The imports take longer than a small training. What a process must do for itself (its own imports, its end by a signal
 from outside, who its parent is) is for a true one, `subprocess`; so are the ranks that a forked run starts.
 """
 

@@ -60,7 +60,7 @@ def test_answers_are_those_of_the_official_predictor(model, tmp_path):
 
 @pytest.mark.slow
 def test_a_frame_of_1024_is_answered_as_by_the_official_model_and_goes_back_to_it(tmp_path):
-    """ViT-B with the last third of its blocks; all twelve, on a smaller frame, are in test_vit.py."""
+    """ViT-B with four of its blocks; all twelve, on a smaller frame, are in test_vit.py."""
     torch.manual_seed(0)
     built = {"encoder_embed_dim": 768, "encoder_depth": 4, "encoder_num_heads": 12}
     built["encoder_global_attn_indexes"] = [0, 3]
